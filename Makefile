@@ -1,0 +1,48 @@
+# Every target sets up what it needs in .venv first, from the exact versions in constraints.txt.
+#
+#   make demo      generate an image with the embedded model and show what it cost
+#   make test      lint, type check and run the tests
+#   make lint      lint and type check only
+#   make evaluate  measure the embedded model's images
+#   make clean     remove .venv and the caches
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STAMP_DEV := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint evaluate clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch comes first and alone, so that its pinned version decides which build is taken.
+$(STAMP): $(VENV)/.created pyproject.toml constraints.txt
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) -e .
+	touch $@
+
+$(STAMP_DEV): $(STAMP)
+	$(PIP_INSTALL) -e ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+lint: $(STAMP_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+evaluate: $(STAMP)
+	$(BIN)/python training/evaluate_embedded.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

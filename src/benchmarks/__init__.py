@@ -1,0 +1,1 @@
+"""Closed-form counters of whole training steps."""

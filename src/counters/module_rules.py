@@ -1,0 +1,172 @@
+"""thop's rules for modules, applied one module call at a time.
+
+The rules are thop's own (``thop.profile.register_hooks``), whichever distribution is installed: the MIT ``thop``
+or the AGPL ``ultralytics-thop``, which takes the same import name. Two things differ from ``thop.profile()``:
+nothing is left in a module, and only rules whose products are exact are used for products. What thop gets wrong or
+what one distribution counts and the other does not (transposed convolutions, recurrent layers, multi-head
+attention) is left to the function counter, so that both distributions give the same ``matmul_macs``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .functional import CONV, LINEAR
+
+Rule = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+#: module types whose products thop counts exactly; exact types only, since a subclass may do anything
+_PRODUCT_TYPES: dict[type[nn.Module], str] = {
+    nn.Linear: LINEAR,
+    nn.Conv1d: CONV,
+    nn.Conv2d: CONV,
+    nn.Conv3d: CONV,
+}
+#: module types with products that thop's rules do not give exactly: never taken from thop
+_NOT_FROM_THOP: tuple[type[nn.Module], ...] = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+
+
+def _op_class(module_type: type[nn.Module]) -> str:
+    name = module_type.__name__.lower()
+    for part, op_class in (
+        ("norm", "normalization"),
+        ("pool", "pooling"),
+        ("upsampl", "upsampling"),
+        ("softmax", "softmax"),
+        ("relu", "activation"),
+    ):
+        if part in name:
+            return op_class
+    return "other"
+
+
+def _import_thop() -> Any:
+    """The module ``thop.profile``; the MIT one asks for ``distutils``, which Python 3.12 took out."""
+    if "distutils" not in sys.modules and sys.version_info >= (3, 12):
+        import setuptools  # noqa: F401  provides distutils
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("thop")
+        return importlib.import_module("thop.profile")
+
+
+@functools.cache
+def thop_distribution() -> str:
+    """Which distribution answers to ``import thop``, with its version: ``"thop 0.1.1-2209072238"``.
+
+    Both may be installed one over the other; the files that are there decide.
+    """
+    thop = importlib.import_module("thop")
+    for name in ("ultralytics-thop", "thop"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name == "thop" or getattr(thop, "__version__", None) == version:
+            return f"{name} {version}"
+    return f"thop {getattr(thop, '__version__', 'of unknown version')}"
+
+
+@functools.cache
+def _thop_rules() -> dict[type[nn.Module], Rule]:
+    return dict(_import_thop().register_hooks)
+
+
+@functools.cache
+def rule_for(module_type: type[nn.Module]) -> tuple[str, Rule] | None:
+    """The op class and thop's rule for a module type, or None where thop has none that is used here."""
+    rules = _thop_rules()
+    if module_type in _PRODUCT_TYPES:
+        return _PRODUCT_TYPES[module_type], rules[module_type]
+    if issubclass(module_type, _NOT_FROM_THOP) or issubclass(module_type, (nn.Sequential, nn.ModuleList)):
+        return None
+    rule = rules.get(module_type)
+    if rule is None:  # ultralytics-thop registers norms by their base classes
+        rule = next((rules[t] for t in module_type.__mro__ if t in rules and t.__name__ == "_NormBase"), None)
+    if rule is None or rule.__name__ == "zero_ops":
+        return None
+    return _op_class(module_type), rule
+
+
+class _Shadow:
+    """Stands for a module in a thop rule: reads go to the module, ``total_ops`` stays here."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.__dict__["_module"] = module
+        self.__dict__["total_ops"] = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tuple[str, int] | None:
+    """Op class and operations that thop's rule gives for one call of ``module``; None without a rule."""
+    found = rule_for(type(module))
+    if found is None:
+        return None
+    op_class, rule = found
+    shadow = _Shadow(module)
+    with torch.utils._python_dispatch._disable_current_modes():  # thop computes with tensors of its own
+        rule(shadow, inputs, output)  # type: ignore[arg-type]
+        return op_class, int(shadow.total_ops)
+
+
+class ModuleCounter:
+    """Applies thop's rules through forward hooks; ``covered()`` tells whether a product rule is in charge now."""
+
+    def __init__(self) -> None:
+        self.macs: Counter[str] = Counter()
+        self._depth = 0
+
+    def covered(self) -> bool:
+        return self._depth > 0
+
+    def before(self, module: nn.Module, *_: Any) -> None:
+        """Forward pre-hook."""
+        if type(module) in _PRODUCT_TYPES:
+            self._depth += 1
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Forward hook (``with_kwargs=True``)."""
+        if type(module) in _PRODUCT_TYPES:
+            self._depth -= 1
+        inputs = args if args else tuple(kwargs.values())
+        counted = module_macs(module, inputs, output)
+        if counted is not None:
+            self.macs[counted[0]] += counted[1]
+
+    def attach(self, root: nn.Module) -> Callable[[], None]:
+        """Hook every module below ``root`` that has a rule (a twin: it is not restored on errors); undo by calling."""
+        handles = []
+        for module in root.modules():
+            if rule_for(type(module)) is None:
+                continue
+            handles.append(module.register_forward_hook(self.after, with_kwargs=True))
+            if type(module) in _PRODUCT_TYPES:
+                handles.append(module.register_forward_pre_hook(self.before))
+
+        def detach() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return detach
+
+
+__all__ = ["ModuleCounter", "module_macs", "rule_for", "thop_distribution"]

@@ -1,0 +1,319 @@
+"""Dry runs: the pipeline's own Python, with its real scheduler and loops, while twins stand in for its components.
+
+Every call is seen, nothing heavy is computed and no weight is needed. The pipeline given is not touched: a stand-in
+pipeline of the same class is run, whose components answer as the originals and return zeros of the right shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import logging
+import time
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import CountError, DiffmeterError, InputError
+from .live import OutsideCalls
+from .profile import ComputeProfile, build_profile, describe_pipeline
+from .record import Recorder, TwinCounts, _uncompiled, parts_of
+from .signature import freeze, map_leaves
+from .structure import Structure
+from .twin import build_twin, why_untrusted
+
+logger = logging.getLogger(__name__)
+
+
+def dry_run(pipe_or_model_id: Any, *, token_count: int | None = None, **call_arguments: Any) -> ComputeProfile:
+    """What a pipeline call would cost, without computing it.
+
+    >>> dry_run("stabilityai/stable-diffusion-xl-base-1.0", height=1024, width=1024, num_inference_steps=30)
+    >>> dry_run(pipe, prompt="a red circle", num_inference_steps=30)
+
+    Args:
+        pipe_or_model_id: a loaded pipeline on any device (it is not touched), one built on the meta device, or the
+            id or folder of a model, of which only the configuration is used.
+        token_count: number of tokens that a prompt is taken to have where the tokenizer is not there.
+        call_arguments: what the pipeline's ``__call__`` would get. A prompt or image that it requires and that is
+            not given is stood in for; for a model of the catalogue, its default size, steps and guidance hold.
+
+    Raises:
+        InputError: an argument that the pipeline does not take or accept, or an object that is no pipeline.
+        DiffmeterError: a component cannot run without its weights' values.
+    """
+    if isinstance(pipe_or_model_id, str):
+        from .model_manager import build_pipeline_without_weights, default_call_arguments
+
+        pipe = build_pipeline_without_weights(pipe_or_model_id, token_count=token_count)
+        call_arguments = {**default_call_arguments(pipe_or_model_id, pipe), **call_arguments}
+        return run_dry(pipe, call_arguments, owned=True, model_id=pipe_or_model_id)
+    return run_dry(pipe_or_model_id, call_arguments)
+
+
+def run_dry(
+    pipe: Any, call_arguments: Mapping[str, Any], *, owned: bool = False, model_id: str | None = None
+) -> ComputeProfile:
+    """:func:`dry_run` of a pipeline; ``owned`` says that its meta components may themselves serve as twins."""
+    rehearsal = Rehearsal(pipe, owned)
+    arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
+    started = time.perf_counter()
+    with _quiet(), torch.random.fork_rng(devices=[]), rehearsal.watching(), rehearsal.outside:
+        rehearsal._home_is_watched = True
+        try:
+            rehearsal.pipe(**arguments)
+        except DiffmeterError:
+            raise
+        except Exception as error:
+            if rehearsal.calls or not isinstance(error, (ValueError, TypeError)):
+                where = f" after {rehearsal.calls[-1].component}" if rehearsal.calls else ""
+                raise DiffmeterError(
+                    f"The dry run of {rehearsal.facts.pipeline} stopped{where}: {type(error).__name__}: {error}"
+                ) from error
+            raise InputError(f"{rehearsal.facts.pipeline} does not accept these arguments: {error}") from error
+    rehearsal.count_seconds = time.perf_counter() - started
+    if not rehearsal.calls and not rehearsal.direct:
+        raise DiffmeterError(f"{rehearsal.facts.pipeline} called none of its components in the dry run.")
+    return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=model_id)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Zeros instead of pictures make NumPy and the image code warn; nobody wants to read that."""
+    import numpy as np
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+class Rehearsal(Recorder):
+    """Records a dry run and plays the components' part in it."""
+
+    def __init__(self, pipe: Any, owned: bool = False) -> None:
+        original = parts_of(pipe)
+        self.facts = describe_pipeline(pipe, original)
+        self.count_seconds = 0.0
+        stand_ins: dict[int, Any] = {}
+        self._counts: dict[str, TwinCounts] = {}
+        self._unknowable: dict[str, str] = {}
+        for name, module in original.components.items():
+            twin = self._stand_in(name, _uncompiled(module), owned)
+            stand_ins[id(module)] = twin
+        stand_in = _stand_in_pipeline(pipe, stand_ins)
+        for counts in self._counts.values():
+            _bring_back_cache(counts, stand_ins)
+        super().__init__(stand_in)
+        self.outside = HostTensors(self._busy, self._on_direct_product)
+
+    def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
+        structure = Structure(module)
+        untrusted = why_untrusted(structure)
+        if owned and untrusted is None and all(p.is_meta for p in module.parameters()):
+            twin = module
+        else:
+            try:
+                twin = build_twin(structure)
+            except Exception as error:
+                raise DiffmeterError(f"No stand-in for {name} could be made: {error}") from error
+        stateful = getattr(module, "_cache_config", None) is not None
+        if untrusted is not None and not stateful:
+            self._unknowable[name] = f"{untrusted}: what it does to the work shows only in a real run"
+        twin.__class__ = _on_cpu(type(twin))
+        self._counts[name] = TwinCounts(twin, stateful)
+        return twin
+
+    def _on_component(self, name: str, module: nn.Module, method: str, proceed: Any, args: Any, kwargs: Any) -> Any:
+        record = self.new_call(name, method, None, freeze(args, kwargs))
+        self._local.inside = True
+        try:
+            with self.outside.paused():
+                counted = self._counts[name].get(method, record.arguments, proceed)
+        except CountError as error:
+            raise DiffmeterError(f"{name} cannot be run without its values: {error}") from error
+        finally:
+            self._local.inside = False
+        if name in self._unknowable:
+            record.failure = self._unknowable[name]
+        else:
+            record.take(counted)
+        output = map_leaves(counted.output, torch.Tensor, _zeros)
+        first = _first_tensor(output)
+        record.output_shape = None if first is None else tuple(first.shape)
+        return output
+
+
+class HostTensors(OutsideCalls):
+    """Keeps the pipeline's own code on small CPU tensors, also where it reads a weight or enters a submodule."""
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "meta":
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        if any(t.is_meta for t in _tensors(args)) or any(t.is_meta for t in _tensors(tuple(kwargs.values()))):
+            if kwargs.get("device") is not None:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            to_meta = {torch.Tensor: _as_meta}
+            args = map_leaves(args, torch.Tensor, to_meta[torch.Tensor])
+            kwargs = map_leaves(kwargs, torch.Tensor, to_meta[torch.Tensor])
+            return map_leaves(func(*args, **kwargs), torch.Tensor, _zeros)
+        return func(*args, **kwargs)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _tensors(values: tuple[Any, ...]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, torch.Tensor))
+
+
+def _as_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """What a pipeline gets for a tensor that a twin returned."""
+    if tensor.is_meta:
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return tensor.clone()
+
+
+def _first_tensor(output: Any) -> torch.Tensor | None:
+    from .signature import iter_tensors
+
+    return next(iter_tensors(output), None)
+
+
+_on_cpu_classes: dict[type, type] = {}
+
+
+def _on_cpu(cls: type) -> type:
+    """A class whose instances say that they are on the CPU, where the dry run's tensors are."""
+    if not hasattr(cls, "device"):
+        return cls
+    known = _on_cpu_classes.get(cls)
+    if known is None:
+        namespace = {
+            "device": property(lambda self: torch.device("cpu")),
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+        }
+        known = _on_cpu_classes[cls] = type(cls)(cls.__name__, (cls,), namespace)
+    return known
+
+
+def _stand_in_pipeline(pipe: Any, stand_ins: dict[int, Any]) -> Any:
+    """A pipeline of the same class around the stand-ins; schedulers are copied, the rest is shared."""
+    known = stand_ins.get(id(pipe))
+    if known is not None:
+        return known
+    clone = object.__new__(type(pipe))
+    stand_ins[id(pipe)] = clone
+
+    def stand_in(value: Any) -> Any:
+        if id(value) in stand_ins:
+            return stand_ins[id(value)]
+        if isinstance(getattr(value, "components", None), Mapping) and callable(value):
+            return _stand_in_pipeline(value, stand_ins)
+        if callable(getattr(value, "step", None)) and hasattr(value, "config"):
+            stand_ins[id(value)] = copy.deepcopy(value)
+            return stand_ins[id(value)]
+        if type(value) in (list, tuple):
+            return type(value)(stand_in(item) for item in value)
+        if type(value) is dict:
+            return {name: stand_in(item) for name, item in value.items()}
+        return value
+
+    for name, value in vars(pipe).items():
+        clone.__dict__[name] = stand_in(value)
+    if "_all_hooks" in clone.__dict__:  # offloading belongs to the original
+        clone.__dict__["_all_hooks"] = []
+    clone.__dict__["_offload_device"] = None
+    clone.__dict__["_progress_bar_config"] = {"disable": True}
+    return clone
+
+
+def _bring_back_cache(counts: TwinCounts, stand_ins: dict[int, Any]) -> None:
+    """Give a twin the step cache that its original has, with a state of its own."""
+    config = getattr(counts.twin, "_cache_config", None)
+    if config is None:
+        return
+    config = copy.copy(config)
+    for name, value in vars(config).items():
+        if isinstance(value, types.FunctionType) and value.__closure__:
+            setattr(config, name, _rebound(value, stand_ins))
+    counts.twin._cache_config = None  # type: ignore[assignment]
+    counts.twin.enable_cache(config)  # type: ignore[operator]
+
+
+def _rebound(function: types.FunctionType, stand_ins: dict[int, Any]) -> types.FunctionType:
+    """A function that sees the stand-ins where the original sees pipeline and components."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(types.CellType(stand_ins.get(id(cell.cell_contents), cell.cell_contents)))
+        except ValueError:  # an empty cell
+            cells.append(cell)
+    rebound = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+    )
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
+
+
+def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the call: tensors on the CPU, generators copied, what is required and missing stood in for."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in given if name not in parameters]
+    if unknown and not open_ended:
+        allowed = ", ".join(name for name in parameters if name != "self")
+        raise InputError(f"{type(pipe).__name__} takes no argument {unknown[0]!r}: it takes {allowed}.")
+    arguments = map_leaves(dict(given), torch.Tensor, lambda t: torch.zeros(t.shape, dtype=t.dtype) if t.is_meta else t.cpu())
+    arguments = map_leaves(arguments, torch.Generator, _copied_generator)
+    prompts = [name for name in parameters if name in ("prompt", "prompt_embeds", "caption", "text_embeddings")]
+    if "prompt" in parameters and not any(arguments.get(name) is not None for name in prompts):
+        arguments["prompt"] = "a photo"
+    for name, parameter in parameters.items():
+        if name in arguments or name == "self" or parameter.default is not parameter.empty:
+            continue
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        stand_in = _required_argument(name, arguments)
+        if stand_in is None:
+            raise InputError(f"{type(pipe).__name__} needs {name!r}: pass it as an argument.")
+        arguments[name] = stand_in
+    return arguments
+
+
+def _required_argument(name: str, arguments: Mapping[str, Any]) -> Any:
+    from PIL import Image
+
+    size = (int(arguments.get("width") or 512), int(arguments.get("height") or 512))
+    if name in ("image", "control_image", "init_image", "input_image", "example_image", "conditioning_image"):
+        return Image.new("RGB", size)
+    if name in ("mask_image", "mask"):
+        return Image.new("L", size, 255)
+    if name == "class_labels":
+        return [0]
+    if name == "prompt":
+        return "a photo"
+    return None
+
+
+def _copied_generator(generator: torch.Generator) -> torch.Generator:
+    copied = torch.Generator("cpu")
+    if generator.device.type == "cpu":
+        copied.set_state(generator.get_state())
+    return copied

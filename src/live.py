@@ -1,0 +1,132 @@
+"""Counting inside the real run: for work that a twin would not repeat, and for products outside recorded calls."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from .counters.functional import ATTENTION, CONV, LINEAR, MATMUL, FunctionCounter
+from .counters.module_rules import ModuleCounter
+from .counters.op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
+from .counters.tally import Count
+
+
+class LiveCount:
+    """Both counters around a real call; ``count`` is there after the block."""
+
+    def __init__(self) -> None:
+        self.count: Count | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        modules = ModuleCounter()
+        functions = FunctionCounter(modules.covered)
+        operators = OpCounter()
+        thread = threading.get_ident()
+
+        def before(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread:
+                modules.before(module)
+
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                modules.after(module, args, kwargs, output)
+
+        with contextlib.ExitStack() as stack:
+            stack.callback(register_module_forward_pre_hook(before).remove)
+            stack.callback(register_module_forward_hook(after, with_kwargs=True).remove)
+            stack.enter_context(operators)
+            stack.enter_context(functions)
+            yield
+        self.count = Count.of(modules.macs + functions.macs, operators.tally)
+
+
+_CLASS_OF_OP = {"mm": LINEAR, "addmm": LINEAR, "linear": LINEAR, "bmm": MATMUL, "baddbmm": MATMUL, "matmul": MATMUL}
+
+
+def class_of_operator(name: str) -> str:
+    """The op class of a dispatched operator that was seen alone, without the function or module it came from."""
+    short = name.partition(".")[2]
+    if "attention" in short:
+        return ATTENTION
+    if op_class(name) == "convolution":
+        return CONV
+    return _CLASS_OF_OP.get(short, MATMUL)
+
+
+class OutsideCalls(DispatchMode):
+    """Sees products that run between recorded calls: a pipeline that enters a component by one of its submodules.
+
+    Args:
+        busy: whether a recorded call is under way in this thread.
+        found: told of each product outside: (operator name, MACs or None if unknown).
+    """
+
+    _silent: set[Any] = set()  # operators known to be no product
+
+    def __init__(self, busy: Callable[[], bool], found: Callable[[str, int | None], None]) -> None:
+        super().__init__()
+        self._busy = busy
+        self._found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._silent or self._busy():
+            return self.run(func, args, kwargs or {})
+        return self.look(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Do what the operator does."""
+        return func(*args, **kwargs)
+
+    def look(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run one operator that may be a product, and report it if it is one inside a module."""
+        if is_composite(func):
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = self.run(func, args, kwargs)
+        try:
+            macs = op_macs(func, args, kwargs, out)
+        except LookupError:
+            macs = None
+        else:
+            if macs is None:
+                self._silent.add(func)
+                return out
+        self._found(op_name(func), macs)
+        return out
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the mode off the stack while it lies on top, so that a call inside costs nothing and compiles."""
+        if torch._C._len_torch_dispatch_stack() and _top_mode() is self:
+            with torch.utils._python_dispatch._pop_mode_temporarily():
+                yield
+        else:
+            yield
+
+
+def _top_mode() -> Any:
+    return torch.utils._python_dispatch._get_current_dispatch_mode()
+
+
+def outermost_module(belongs: Callable[[nn.Module], bool]) -> nn.Module | None:
+    """The outermost module on the Python stack that ``belongs``; None in plain pipeline or scheduler code."""
+    frame = sys._getframe(1)
+    found = None
+    while frame is not None:
+        names = frame.f_code.co_varnames
+        if names and names[0] == "self" and frame.f_code.co_argcount:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and belongs(owner):
+                found = owner
+        frame = frame.f_back  # type: ignore[assignment]
+    return found

@@ -1,0 +1,178 @@
+"""What a call was made with: shapes and dtypes of tensors, values of the rest, kept light enough for every step.
+
+``freeze`` turns the arguments of a call into a :class:`Frozen` tree that holds no user tensor of any size: a tensor
+becomes its shape and dtype, plus a copy of its values where it is small and could decide what a forward does
+(masks, token ids, lengths, time steps). ``Frozen.key`` is the signature.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+#: integer and boolean tensors up to this many elements keep their values: masks, ids, lengths
+INTEGER_VALUES_LIMIT = 1 << 16
+#: floating point tensors up to this many elements keep their values: time steps, guidance
+FLOAT_VALUES_LIMIT = 16
+
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+@dataclass(slots=True, eq=False)
+class TensorSpec:
+    """One tensor argument: ``shape``, ``dtype``, and its values (any device) where they are kept."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    values: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> TensorSpec:
+        numel = tensor.numel()
+        small = FLOAT_VALUES_LIMIT if tensor.is_floating_point() else INTEGER_VALUES_LIMIT
+        keep = numel <= small and not tensor.is_meta and not tensor.is_complex() and type(tensor) is torch.Tensor
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.detach().clone() if keep else None)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return ("tensor", self.shape, self.dtype)
+
+    def value_key(self) -> tuple[Any, ...] | None:
+        """Something that two tensors of one shape share exactly when their values are the same."""
+        return None if self.values is None else tuple(self.values.reshape(-1).tolist())
+
+
+@dataclass(slots=True, eq=False)
+class Frozen:
+    """The frozen arguments of one call.
+
+    Attributes:
+        tree: nested lists, tuples, dicts and copies of objects, with a :class:`TensorSpec` for each tensor.
+        key: the signature, hashable: equal for calls that differ in nothing but tensor values.
+        tensors: every tensor spec, in order.
+    """
+
+    tree: Any
+    key: Any
+    tensors: list[TensorSpec] = field(default_factory=list)
+
+    def values(self, indices: frozenset[int]) -> tuple[Any, ...]:
+        """The values of the tensors at ``indices``: what tells two calls of one signature apart."""
+        return tuple((i, self.tensors[i].value_key()) for i in sorted(indices))
+
+    def thaw(self, make: Callable[[int, TensorSpec], torch.Tensor]) -> Any:
+        """The tree with each tensor spec replaced by ``make(index, spec)``, in fresh containers."""
+        numbers = {id(spec): i for i, spec in enumerate(self.tensors)}
+        return map_leaves(self.tree, TensorSpec, lambda spec: make(numbers[id(spec)], spec))
+
+
+def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
+    """Freeze the arguments of a call (see :class:`Frozen`)."""
+    tensors: list[TensorSpec] = []
+    seen: dict[int, TensorSpec] = {}
+
+    def walk(value: Any) -> tuple[Any, Any]:
+        if isinstance(value, torch.Tensor):
+            spec = seen.get(id(value))
+            if spec is None:
+                spec = seen[id(value)] = TensorSpec.of(value)
+                tensors.append(spec)
+            return spec, spec.key
+        if isinstance(value, _ATOMS):
+            return value, (type(value).__name__, value)
+        if isinstance(value, (list, tuple)):
+            pairs = [walk(item) for item in value]
+            return _rebuild_sequence(value, [p[0] for p in pairs]), (type(value).__name__, *(p[1] for p in pairs))
+        if isinstance(value, Mapping):
+            pairs = [(name, *walk(item)) for name, item in value.items()]
+            return _rebuild_mapping(value, {p[0]: p[1] for p in pairs}), (
+                type(value).__name__,
+                *((str(p[0]), p[2]) for p in pairs),
+            )
+        if isinstance(value, torch.Generator):
+            return _cpu_generator(), ("generator",)
+        if isinstance(value, (torch.nn.Module, types.FunctionType, types.MethodType, type, enum.Enum)) or callable(value):
+            return value, (type(value).__qualname__, getattr(value, "__qualname__", id(value)))
+        frozen, keys = _freeze_object(value, walk)
+        return frozen, (type(value).__qualname__, *keys)
+
+    tree, key = walk((tuple(args), dict(kwargs)))
+    return Frozen(tree, key, tensors)
+
+
+def _cpu_generator() -> torch.Generator:
+    return torch.Generator("cpu")
+
+
+def _rebuild_sequence(like: Any, items: list[Any]) -> Any:
+    if hasattr(like, "_fields"):  # namedtuple
+        return type(like)(*items)
+    return items if isinstance(like, list) else tuple(items)
+
+
+def _rebuild_mapping(like: Any, items: dict[Any, Any]) -> Any:
+    if type(like) is dict:
+        return items
+    rebuilt = copy.copy(like)  # ModelOutput, BatchEncoding and other dictionaries that know more than their items
+    try:
+        for name, item in items.items():
+            rebuilt[name] = item
+        return rebuilt
+    except Exception:
+        return items
+
+
+def _freeze_object(value: Any, walk: Callable[[Any], tuple[Any, Any]]) -> tuple[Any, list[Any]]:
+    """A shallow copy of any other object with its attributes frozen (a key-value cache, a posterior, ...)."""
+    attributes = getattr(value, "__dict__", None)
+    if attributes is None:
+        return value, [repr(type(value))]
+    clone = copy.copy(value)
+    keys = []
+    for name, item in attributes.items():
+        frozen, key = walk(item)
+        clone.__dict__[name] = frozen
+        keys.append((name, key))
+    return clone, keys
+
+
+def map_leaves(value: Any, kind: type, change: Callable[[Any], Any], _memo: dict[int, Any] | None = None) -> Any:
+    """A copy of nested containers and plain objects with every instance of ``kind`` replaced by ``change`` of it.
+
+    Everything else is shared. An object met twice is changed once.
+    """
+    memo = {} if _memo is None else _memo
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    result: Any = value
+    if isinstance(value, kind):
+        result = change(value)
+    elif isinstance(value, _ATOMS):
+        return value
+    elif isinstance(value, (list, tuple)):
+        result = _rebuild_sequence(value, [map_leaves(item, kind, change, memo) for item in value])
+    elif isinstance(value, Mapping):
+        result = _rebuild_mapping(value, {k: map_leaves(item, kind, change, memo) for k, item in value.items()})
+    elif isinstance(value, (torch.nn.Module, torch.Tensor, torch.Generator)) or callable(value):
+        return value
+    elif hasattr(value, "__dict__"):
+        changed = {name: map_leaves(item, kind, change, memo) for name, item in value.__dict__.items()}
+        if any(changed[name] is not item for name, item in value.__dict__.items()):
+            result = copy.copy(value)
+            result.__dict__.update(changed)
+    memo[id(value)] = result
+    return result
+
+
+def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested containers and plain objects."""
+    found: list[torch.Tensor] = []
+    map_leaves(value, torch.Tensor, lambda t: (found.append(t), t)[1])
+    return iter(found)

@@ -1,0 +1,39 @@
+"""Tiny pipelines, built offline from small configurations with random weights, one call each.
+
+``ZOO`` maps a name to a ``Case``. Nothing heavy is imported before a case is built.
+"""
+
+from __future__ import annotations
+
+from . import (
+    animation,
+    audio,
+    control,
+    flux,
+    image_transformers,
+    image_transformers_2,
+    kandinsky,
+    qwen_image,
+    stable_diffusion,
+    stable_diffusion_3,
+    stable_diffusion_xl,
+    video,
+)
+from .registry import ZOO, Case
+
+__all__ = [
+    "ZOO",
+    "Case",
+    "animation",
+    "audio",
+    "control",
+    "flux",
+    "image_transformers",
+    "image_transformers_2",
+    "kandinsky",
+    "qwen_image",
+    "stable_diffusion",
+    "stable_diffusion_3",
+    "stable_diffusion_xl",
+    "video",
+]

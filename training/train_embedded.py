@@ -1,0 +1,449 @@
+"""Train the embedded text-to-image model, from nothing to the folder that the package ships.
+
+    python training/train_embedded.py                      # everything, resumes where the last run stopped
+    python training/train_embedded.py --unet-steps 40000   # go on with a longer schedule
+
+Three parts, one after the other: a word-piece tokenizer learned from the prompts, a VAE (64 x 64 x 3 pixels to
+16 x 16 x 4 latents), then text encoder and UNet together on the VAE's latents (v-prediction, a tenth of the prompts
+dropped so that guidance works). A run is decided by its options: random numbers of step n come from (seed, n) alone,
+so a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from shapes_data import describe, render, sample_scene, sample_training_scene
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPT_TOKENS = 32
+TRAIN_TIMESTEPS = 1000
+START, END = "<|startoftext|>", "<|endoftext|>"
+DROPPED_PROMPTS = 0.1
+EMA_DECAY = 0.999
+
+
+# --- the parts of the model -------------------------------------------------------------------------------------
+
+
+def build_tokenizer(folder: Path, seed: int) -> CLIPTokenizer:
+    """Learn byte-pair merges from prompts and save them as a CLIP tokenizer. Any text can be encoded: all 256 bytes are in."""
+    rng = np.random.default_rng([seed, 1])
+    prompts = [describe(rng, sample_scene(rng)) for _ in range(20000)]
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=4000, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator(prompts, trainer)
+    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    bytes_in_print = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = bytes_in_print + [letter + "</w>" for letter in bytes_in_print] + ["".join(pair) for pair in merges]
+    words = list(dict.fromkeys(words)) + [START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}, ensure_ascii=False), "utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": PROMPT_TOKENS, "do_lower_case": True, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", "utf-8")
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def build_vae() -> AutoencoderKL:
+    """Pixels (3, 64, 64) to latents (4, 16, 16) and back."""
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=64,
+        scaling_factor=1.0,
+    )
+    # Begin nearly without noise on the latents: at the usual deviation of 1 nothing would come through at first.
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] = -6.0
+    return vae
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Convolutions at 16 x 16, self- and cross-attention at 8 x 8 and 4 x 4; channels grow where pictures are small."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,  # for this class: the number of heads
+        norm_num_groups=16,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Three causal transformer layers of width 128."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=512,
+        projection_dim=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=PROMPT_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The noise schedule of training and sampling: cosine, ending in pure noise, so that flat colors come out right."""
+    return DDIMScheduler(
+        num_train_timesteps=TRAIN_TIMESTEPS,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,  # diffusers asks for it; trailing spacing does not use it
+    )
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+def autocast(device: torch.device, enabled: bool) -> Any:
+    """bfloat16 for the matrix products, float32 for the rest."""
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write beside the old file, then replace it: a run that is killed leaves a whole checkpoint."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, cooldown: float) -> float:
+    """Linear warm-up, constant, then linear to zero over the last ``cooldown`` fraction of the steps."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    fall = min(1.0, (steps - step) / max(1.0, steps * cooldown))
+    return peak * min(rise, fall)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def edges(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences between neighboring pixels, to the right and downwards."""
+    return picture[..., :, 1:] - picture[..., :, :-1], picture[..., 1:, :] - picture[..., :-1, :]
+
+
+def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Absolute error of pixels and of edges plus a little KL divergence; the second value is the pixel error alone."""
+    posterior = vae.encode(pictures).latent_dist
+    decoded = vae.decode(posterior.sample()).sample.float()
+    pixel = (decoded - pictures).abs().mean()
+    edge = sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(pictures), strict=True))
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return pixel + edge + kl_weight * kl, pixel.detach()
+
+
+@torch.no_grad()
+def standardize_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+    """Fold mean 0 and deviation 1 per channel into the two 1 x 1 convolutions around the latents."""
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    channels = len(mean)
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    vae.post_quant_conv.weight *= deviation[None, :, None, None]
+    vae.quant_conv.weight[:channels] /= deviation[:, None, None, None]
+    vae.quant_conv.bias[:channels] = (vae.quant_conv.bias[:channels] - mean) / deviation
+    vae.quant_conv.bias[channels:] -= 2 * deviation.log()
+
+
+def scene_pictures(seed: int, stream: int, step: int, count: int, device: torch.device) -> torch.Tensor:
+    """The pictures of one VAE batch."""
+    rng = np.random.default_rng([seed, stream, step])
+    return torch.from_numpy(render([sample_training_scene(rng) for _ in range(count)])).to(device)
+
+
+def train_vae(options: argparse.Namespace, device: torch.device) -> AutoencoderKL:
+    """Train the VAE, or load it if this run has finished it."""
+    path = options.run / "vae.pt"
+    torch.manual_seed(options.seed)
+    vae = build_vae().to(device)
+    vae.set_attn_processor(AttnProcessor())  # plain products: on a CPU their backward is faster than the fused one
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=options.vae_lr, weight_decay=0.0, betas=(0.9, 0.99))
+    first, seconds = 0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        vae.load_state_dict(state["model"])
+        if state["finished"]:
+            return vae.eval()
+        optimizer.load_state_dict(state["optimizer"])
+        first, seconds = state["step"], state["seconds"]
+    started = time.perf_counter() - seconds
+    bar = tqdm(range(first, options.vae_steps), initial=first, total=options.vae_steps, desc="vae", mininterval=5)
+    for step in bar:
+        torch.manual_seed(options.seed * 1_000_003 + step)
+        set_learning_rate(optimizer, learning_rate(step, options.vae_steps, options.vae_lr, 50, 0.5))
+        pictures = scene_pictures(options.seed, 2, step, options.vae_batch, device)
+        with autocast(device, options.bf16):
+            loss, pixel = vae_loss(vae, pictures, options.kl_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", pixel=f"{pixel.item():.4f}", refresh=False)
+        if step % 250 == 249:
+            save_checkpoint(path, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
+                                   "seconds": time.perf_counter() - started, "finished": False})  # fmt: skip
+    standardize_latents(vae, scene_pictures(options.seed, 3, 0, 512, device))
+    save_checkpoint(path, {"model": vae.state_dict(), "step": options.vae_steps,
+                           "seconds": time.perf_counter() - started, "finished": True})  # fmt: skip
+    return vae.eval()
+
+
+class Pool:
+    """Training scenes, encoded once: latents ``(n, 4, 16, 16)`` in half precision and four wordings of each."""
+
+    WORDINGS = 4
+
+    def __init__(
+        self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, size: int, seed: int, device: torch.device, bf16: bool
+    ) -> None:
+        parts, tokens = [], []
+        for index in tqdm(range(0, size, 256), desc="scenes", mininterval=5):
+            rng = np.random.default_rng([seed, 4, index])
+            scenes = [sample_training_scene(rng) for _ in range(min(256, size - index))]
+            with torch.no_grad(), autocast(device, bf16):
+                pictures = torch.from_numpy(render(scenes)).to(device)
+                parts.append(torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)]).half())
+            prompts = [describe(rng, scene) for scene in scenes for _ in range(self.WORDINGS)]
+            tokens.append(tokenize(tokenizer, prompts).to(torch.int16))
+        self.latents = torch.cat(parts)
+        self.tokens = torch.cat(tokens).view(-1, self.WORDINGS, PROMPT_TOKENS).to(device)
+
+    def batch(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random scenes: latents ``(count, 4, 16, 16)`` float32 and token ids ``(count, 32)``."""
+        chosen = torch.from_numpy(rng.integers(len(self.latents), size=count)).to(self.latents.device)
+        wording = torch.from_numpy(rng.integers(self.WORDINGS, size=count)).to(self.latents.device)
+        return self.latents[chosen].float(), self.tokens[chosen, wording].long()
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    """Token ids ``(n, 32)``, padded as the pipeline pads them."""
+    return tokenizer(
+        prompts, padding="max_length", max_length=PROMPT_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def noised(
+    scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The noised latents of training steps ``steps`` and their v-prediction target."""
+    return scheduler.add_noise(clean, noise, steps), scheduler.get_velocity(clean, noise, steps)
+
+
+class Average:
+    """Exponential moving average of some modules' parameters."""
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        self.live = [parameter for module in modules for parameter in module.parameters()]
+        self.kept = [parameter.detach().clone() for parameter in self.live]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the live values; faster in the first steps, when they still change a lot."""
+        decay = min(EMA_DECAY, (step + 1) / (step + 10))
+        torch._foreach_lerp_(self.kept, [parameter.detach() for parameter in self.live], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange live and averaged values; twice restores both."""
+        for live, kept in zip(self.live, self.kept, strict=True):
+            value = live.detach().clone()
+            live.copy_(kept)
+            kept.copy_(value)
+
+
+def diffusion_step(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    scheduler: DDIMScheduler,
+    latents: torch.Tensor,
+    tokens: torch.Tensor,
+    steps: torch.Tensor,
+    noise: torch.Tensor,
+) -> torch.Tensor:
+    """The loss of one batch: mean squared error of the predicted velocity."""
+    inputs, target = noised(scheduler, latents, noise, steps)
+    states = text_encoder(tokens)[0]
+    return F.mse_loss(unet(inputs, steps, states).sample.float(), target)
+
+
+def train_diffusion(
+    options: argparse.Namespace,
+    device: torch.device,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    export: Callable[[UNet2DConditionModel, CLIPTextModel, dict[str, Any]], None],
+) -> None:
+    """Train text encoder and UNet together, exporting the averaged weights now and then and at the end."""
+    path = options.run / "diffusion.pt"
+    torch.manual_seed(options.seed + 1)
+    unet, text_encoder = build_unet().to(device), build_text_encoder(tokenizer).to(device)
+    unet.set_attn_processor(AttnProcessor())
+    text_encoder.config._attn_implementation = "eager"
+    average = Average(unet, text_encoder)
+    scheduler = build_scheduler()
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    first, seconds = 0, 0.0
+    if path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        unet.load_state_dict(state["unet"])
+        text_encoder.load_state_dict(state["text_encoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.kept = [value.to(device) for value in state["average"]]
+        first, seconds = state["step"], state["seconds"]
+    if first >= options.unet_steps:
+        average.swap()
+        export(unet, text_encoder, {"step": first, "seconds": seconds})
+        return
+    pool = Pool(vae, tokenizer, options.pool, options.seed, device, options.bf16)
+    empty = tokenize(tokenizer, [""]).to(device)
+    started = time.perf_counter() - seconds
+    running = None
+    bar = tqdm(range(first, options.unet_steps), initial=first, total=options.unet_steps, desc="unet", mininterval=5)
+    for step in bar:
+        rng = np.random.default_rng([options.seed, 5, step])
+        torch.manual_seed(options.seed * 1_000_003 + step)
+        set_learning_rate(optimizer, learning_rate(step, options.unet_steps, options.lr, 300, options.cooldown))
+        latents, tokens = pool.batch(rng, options.batch)
+        dropped = torch.from_numpy(rng.random(options.batch) < DROPPED_PROMPTS).to(device)
+        tokens = torch.where(dropped[:, None], empty, tokens)
+        # One training step of the schedule from each of `batch` equal parts: less noise in the loss.
+        spread = (np.arange(options.batch) + rng.random(options.batch)) / options.batch
+        steps = torch.from_numpy((spread * TRAIN_TIMESTEPS).astype(np.int64)).to(device)
+        noise = torch.randn(latents.shape).to(device)
+        with autocast(device, options.bf16):
+            loss = diffusion_step(unet, text_encoder, scheduler, latents, tokens, steps, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        average.update(step)
+        if step % 10 == 0:
+            running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+            bar.set_postfix(loss=f"{running:.4f}", refresh=False)
+        done = step + 1
+        if done % options.save_every == 0 or done == options.unet_steps:
+            facts = {"step": done, "seconds": time.perf_counter() - started}
+            save_checkpoint(path, {"unet": unet.state_dict(), "text_encoder": text_encoder.state_dict(),
+                                   "optimizer": optimizer.state_dict(), "average": average.kept, **facts})  # fmt: skip
+            average.swap()
+            export(unet, text_encoder, facts)
+            average.swap()
+
+
+def export_pipeline(
+    folder: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel, text_encoder: CLIPTextModel
+) -> None:
+    """Write the pipeline in half precision. The folder's README.md (the model card) is left as it is."""
+    parts: list[Any] = []
+    for live, fresh in ((vae, build_vae()), (unet, build_unet()), (text_encoder, build_text_encoder(tokenizer))):
+        fresh.load_state_dict({name: value.cpu() for name, value in live.state_dict().items()})
+        parts.append(fresh.half().eval())
+    pipe = StableDiffusionPipeline(
+        vae=parts[0],
+        unet=parts[1],
+        text_encoder=parts[2],
+        tokenizer=tokenizer,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    # transformers 5 loads the type that the configuration names: float32, as diffusers loads the other parts.
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config.update({"dtype": "float32", "torch_dtype": "float32"})
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def compute_report(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> Iterator[str]:
+    """What the training costs, as lines for people (filled in below by the package's own counters)."""
+    yield "not measured"
+
+
+def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train the embedded text-to-image model.")
+    parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / "shapes", help="checkpoints (resumed)")
+    parser.add_argument("--export", type=Path, help="where the pipeline is written (default: RUN/pipeline)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--vae-steps", type=int, default=2600)
+    parser.add_argument("--vae-batch", type=int, default=16)
+    parser.add_argument("--vae-lr", type=float, default=2e-3)
+    parser.add_argument("--kl-weight", type=float, default=1e-4)
+    parser.add_argument("--unet-steps", type=int, default=16000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--cooldown", type=float, default=0.25, help="last part of the steps in which the rate falls")
+    parser.add_argument("--pool", type=int, default=65536, help="training scenes, encoded once")
+    parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    parser.add_argument("--float32", dest="bf16", action="store_false", help="no bfloat16 anywhere")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, then write the pipeline."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = parse_options(arguments)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    options.run.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(options.run / "tokenizer", options.seed)
+    for line in compute_report(options, tokenizer):
+        print(line)
+    vae = train_vae(options, device)
+
+    def export(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, facts: dict[str, Any]) -> None:
+        export_pipeline(options.export or options.run / "pipeline", vae, tokenizer, unet, text_encoder)
+        (options.run / "progress.json").write_text(json.dumps(facts) + "\n", "utf-8")
+
+    train_diffusion(options, device, vae, tokenizer, export)
+
+
+if __name__ == "__main__":
+    main()
