@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from math import prod
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from .counters.op_level import OpCounter, op_macs
 from .errors import InputError
@@ -49,7 +50,7 @@ _FORWARD_EXTRAS = (
     "_scaled_dot_product_fused_attention_overrideable",
     "mv", "dot", "vdot", "addmv", "addbmm", "_addmm_activation", "_int_mm", "_grouped_mm",
 )  # fmt: skip
-_FUSED_BACKWARDS = (
+FUSED_ATTENTION_BACKWARDS = (
     "_scaled_dot_product_flash_attention_backward",
     "_scaled_dot_product_efficient_attention_backward",
     "_scaled_dot_product_cudnn_attention_backward",
@@ -66,18 +67,14 @@ class _Formulas:
         self.mapping: dict[Any, Callable[..., int]] = {
             packet: _raw(_forward_formula(packet)) for packet in _packets(_FORWARD_EXTRAS)
         }
-        self.mapping[aten.convolution_backward] = _raw(_convolution_backward)
-        for packet in _packets(_FUSED_BACKWARDS):
+        self.mapping[aten.convolution_backward] = _raw(_twice(convolution_backward_macs))
+        for packet in _packets(FUSED_ATTENTION_BACKWARDS):
             self.mapping[packet] = _raw(self._attention_backward)
 
-    def _attention_backward(self, _grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-        # Grouped queries share key and value heads, but each query head has its own scores.
-        *batch, n, d = query.shape
-        m, dv = key.shape[-2], value.shape[-1]
-        scores = 2 * prod(batch) * n * m
-        self.recomputed_flops += scores * d
-        # the scores again, gradients of attention weights and value (width dv), of query and key (width d)
-        return scores * (d + 2 * dv + 2 * d)
+    def _attention_backward(self, *args: Any, **kwargs: Any) -> int:
+        _, query, key, *_ = args
+        self.recomputed_flops += 2 * query.numel() * key.shape[-2]  # B*H*N*D x M
+        return 2 * fused_attention_backward_macs(*args, **kwargs)
 
 
 def _packets(names: Sequence[str]) -> list[Any]:
@@ -101,12 +98,43 @@ def _forward_formula(packet: Any) -> Callable[..., int]:
     return formula
 
 
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
-    # (bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask). Every product of the
-    # forward has one partner in each of the two gradients: grad x weight for the input's, grad x input for the weight's.
+def _twice(macs: Callable[..., int]) -> Callable[..., int]:
+    return lambda *args, **kwargs: 2 * macs(*args, **kwargs)
+
+
+def convolution_backward_macs(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
+    """MACs of ``aten.convolution_backward``: those of the forward, for each of the two gradients that is wanted."""
+    # args: bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask. Every product of
+    # the forward has one partner in each gradient: grad x weight in the input's, grad x input in the weight's.
     transposed, wanted = args[4], args[7]
-    forward = 2 * (x if transposed else grad).numel() * prod(weight.shape[1:])
+    forward = (x if transposed else grad).numel() * prod(weight.shape[1:])
     return forward * (int(wanted[0]) + int(wanted[1]))
+
+
+def fused_attention_backward_macs(
+    _grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> int:
+    """MACs of a fused attention backward: ``B*H*N*M*(3*D + 2*Dv)``, five products.
+
+    The scores again (width D), the gradients of attention weights and value (Dv), and of query and key (D). Grouped
+    queries share key and value heads, but each query head has its own scores.
+    """
+    *batch, n, d = query.shape
+    return prod(batch) * n * key.shape[-2] * (3 * d + 2 * value.shape[-1])
+
+
+def training_op_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
+    """MACs of one operator of a training step, forward or backward; None if it is no product.
+
+    Raises:
+        LookupError: the operator may hold a product and has no formula.
+    """
+    packet = getattr(func, "_overloadpacket", func)
+    if packet is aten.convolution_backward:
+        return convolution_backward_macs(*args, **kwargs)
+    if getattr(packet, "__name__", "") in FUSED_ATTENTION_BACKWARDS:
+        return fused_attention_backward_macs(*args, **kwargs)
+    return op_macs(func, args, kwargs, out)
 
 
 @dataclass(frozen=True)
@@ -232,6 +260,9 @@ def _prepared(model: nn.Module, inputs: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(devices, key=str)))
         if recurrent:
+            # PyTorch warns of settings for other devices whenever these flags are set
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         try:
@@ -259,7 +290,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], with_b
         if not outputs:
             raise InputError("no output of the model requires a gradient, so there is no backward to count")
         # A sum has no products of its own; a complex output goes backward through both of its parts.
-        torch.autograd.backward(sum((torch.view_as_real(t) if t.is_complex() else t).sum() for t in outputs))
+        torch.autograd.backward([(torch.view_as_real(t) if t.is_complex() else t).sum() for t in outputs])
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -494,8 +525,3 @@ def _differences(flops: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
             if found != expected:
                 reason = _REASONS.get((counter, name), "no known reason: please report this model")
                 yield f"{name}: {counter} finds {found:,} FLOPs, {EXACT} {expected:,}; {reason}"
-
-
-def attention_kernel_is_counted_by_pytorch() -> bool:
-    """Whether this PyTorch's own registry has a formula for the CPU's attention kernel (2.13 has none)."""
-    return getattr(aten, "_scaled_dot_product_flash_attention_for_cpu", None) in flop_registry

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import inspect
 import logging
+import os
 import time
 import types
 import warnings
@@ -24,7 +25,7 @@ from .live import OutsideCalls
 from .profile import ComputeProfile, build_profile, describe_pipeline
 from .record import Recorder, TwinCounts, _uncompiled, parts_of
 from .signature import freeze, map_leaves
-from .structure import Structure
+from .structure import Structure, WriteWatch
 from .twin import build_twin, why_untrusted
 
 logger = logging.getLogger(__name__)
@@ -47,13 +48,83 @@ def dry_run(pipe_or_model_id: Any, *, token_count: int | None = None, **call_arg
         InputError: an argument that the pipeline does not take or accept, or an object that is no pipeline.
         DiffmeterError: a component cannot run without its weights' values.
     """
-    if isinstance(pipe_or_model_id, str):
-        from .model_manager import build_pipeline_without_weights, default_call_arguments
+    if isinstance(pipe_or_model_id, (str, os.PathLike)):
+        from .model_manager import build_pipeline_without_weights
 
         pipe = build_pipeline_without_weights(pipe_or_model_id, token_count=token_count)
-        call_arguments = {**default_call_arguments(pipe_or_model_id, pipe), **call_arguments}
-        return run_dry(pipe, call_arguments, owned=True, model_id=pipe_or_model_id)
+        return _dry_run_of_model(pipe_or_model_id, pipe, call_arguments)
     return run_dry(pipe_or_model_id, call_arguments)
+
+
+def profile_model(
+    model: str | os.PathLike[str],
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch: int = 1,
+    prompt: str | None = None,
+    token_count: int | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> ComputeProfile:
+    """:func:`dry_run` of a model with the usual options by the same names for every pipeline.
+
+    None leaves an option to the model's own default. Sizes are in pixels.
+
+    Raises:
+        InputError: a value that the model cannot take, named in the message.
+        ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
+    """
+    for what, value in (("height", height), ("width", width), ("number of steps", steps), ("batch", batch)):
+        if value is not None and value < 1:
+            raise InputError(f"The {what} must be at least 1, not {value}.")
+    if token_count is not None and token_count < 1:
+        raise InputError(f"The number of tokens must be at least 1, not {token_count}.")
+    from . import catalog
+    from .model_manager import build_pipeline_without_weights
+
+    pipe = build_pipeline_without_weights(model, token_count=token_count, revision=revision, variant=variant)
+    entry = catalog.find(model) if isinstance(model, str) else None
+    guidance = entry.defaults.guidance_argument if entry is not None else "guidance_scale"
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    arguments: dict[str, Any] = {}
+    for name, what, value in (
+        ("height", "height", height),
+        ("width", "width", width),
+        ("num_inference_steps", "number of steps", steps),
+        (guidance, "guidance scale", guidance_scale),
+        ("prompt", "prompt", prompt),
+    ):
+        if value is None:
+            continue
+        if name not in parameters:
+            raise InputError(f"{model} ({type(pipe).__name__}) takes no {what}.")
+        arguments[name] = value
+    if batch > 1:
+        arguments[batch_argument(pipe)] = batch
+    return _dry_run_of_model(model, pipe, arguments)
+
+
+def batch_argument(pipe: Any) -> str:
+    """The argument of a pipeline's call for several pictures at once.
+
+    Raises:
+        InputError: it makes one picture a call.
+    """
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    for name in ("num_images_per_prompt", "batch_size", "num_videos_per_prompt", "num_waveforms_per_prompt"):
+        if name in parameters:
+            return name
+    raise InputError(f"{type(pipe).__name__} makes one picture a call: no other batch is possible.")
+
+
+def _dry_run_of_model(model: str | os.PathLike[str], pipe: Any, given: Mapping[str, Any]) -> ComputeProfile:
+    from .model_manager import default_call_arguments
+
+    arguments = {**default_call_arguments(model, pipe, given), **given}
+    return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model))
 
 
 def run_dry(
@@ -63,7 +134,7 @@ def run_dry(
     rehearsal = Rehearsal(pipe, owned)
     arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
     started = time.perf_counter()
-    with _quiet(), torch.random.fork_rng(devices=[]), rehearsal.watching(), rehearsal.outside:
+    with _quiet(), torch.random.fork_rng(devices=[]), WriteWatch(), rehearsal.watching(), rehearsal.outside:
         rehearsal._home_is_watched = True
         try:
             rehearsal.pipe(**arguments)
@@ -101,6 +172,7 @@ class Rehearsal(Recorder):
         self.count_seconds = 0.0
         stand_ins: dict[int, Any] = {}
         self._counts: dict[str, TwinCounts] = {}
+        self._pictures: dict[str, Structure] = {}
         self._unknowable: dict[str, str] = {}
         for name, module in original.components.items():
             twin = self._stand_in(name, _uncompiled(module), owned)
@@ -133,7 +205,7 @@ class Rehearsal(Recorder):
         self._local.inside = True
         try:
             with self.outside.paused():
-                counted = self._counts[name].get(method, record.arguments, proceed)
+                counted = self._current_counts(name, module).get(method, record.arguments, proceed)
         except CountError as error:
             raise DiffmeterError(f"{name} cannot be run without its values: {error}") from error
         finally:
@@ -148,6 +220,16 @@ class Rehearsal(Recorder):
         return output
 
 
+    def _current_counts(self, name: str, twin: nn.Module) -> TwinCounts:
+        """The counts that hold for a stand-in as it is now: the pipeline may have changed it since the last call."""
+        picture = self._pictures.get(name)
+        if picture is None or not picture.same():
+            if picture is not None:
+                self._counts[name] = TwinCounts(twin, self._counts[name].stateful)
+            self._pictures[name] = Structure(twin)
+        return self._counts[name]
+
+
 class HostTensors(OutsideCalls):
     """Keeps the pipeline's own code on small CPU tensors, also where it reads a weight or enters a submodule."""
 
@@ -158,9 +240,8 @@ class HostTensors(OutsideCalls):
         if any(t.is_meta for t in _tensors(args)) or any(t.is_meta for t in _tensors(tuple(kwargs.values()))):
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": torch.device("meta")}
-            to_meta = {torch.Tensor: _as_meta}
-            args = map_leaves(args, torch.Tensor, to_meta[torch.Tensor])
-            kwargs = map_leaves(kwargs, torch.Tensor, to_meta[torch.Tensor])
+            args = map_leaves(args, torch.Tensor, _as_meta)
+            kwargs = map_leaves(kwargs, torch.Tensor, _as_meta)
             return map_leaves(func(*args, **kwargs), torch.Tensor, _zeros)
         return func(*args, **kwargs)
 

@@ -14,7 +14,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import config, store
 from .errors import InputError
-from .units import format_seconds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +34,7 @@ MAX_SEED = 2**63 - 1  # the largest that every device's generator takes
 MAX_STEPS = 1_000_000
 MAX_SIDE = 65_536  # pixels
 MAX_GUIDANCE_SCALE = 1_000_000
+SMALL_MODEL_PARAMS = 50_000_000  # below this one CPU thread is about as fast as several
 
 
 class GeneratedImage(NamedTuple):
@@ -205,11 +206,13 @@ def run_generation(
     profiling: bool,
     on_image: Callable[[Image, dict[str, Any]], None],
     on_step: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> FinishedGeneration:
     """Generate one image with a loaded pipeline and record what it cost.
 
     ``on_image(image, record)`` is called as soon as the image is there and before anything is counted, so that it can
-    be saved; ``on_step(n)`` after each step, for pipelines that report steps. Raises ``InputError`` for a request that
+    be saved; ``on_step(n)`` after each step, for pipelines that report steps. ``threads`` is how many CPU threads to
+    compute with (see :func:`_computing_with`). Raises ``InputError`` for a request that
     does not fit the pipeline, and whatever the pipeline or ``on_image`` raises.
     """
     import torch
@@ -233,16 +236,49 @@ def run_generation(
 
     def generate() -> Image:
         started = time.perf_counter()
-        image = _first_image(_call_quietly(pipe, arguments, request), pipe)
+        with _computing_with(threads, pipe):
+            image = _first_image(_call_quietly(pipe, arguments, request), pipe)
         record.update(_describe(pipe, request, seed, image, time.perf_counter() - started))
         on_image(image, record)
         return image
 
     if profiling:
-        image, record["compute_profile"] = _observed(pipe, generate, record)
+        image, record["compute_profile"] = _observed(pipe, generate)
     else:
         image, record["compute_profile"] = generate(), None
     return FinishedGeneration(image, record)
+
+
+@contextmanager
+def _computing_with(threads: int | None, pipe: Any) -> Iterator[None]:
+    """Compute with a number of CPU threads that does not depend on how the program was started.
+
+    The last bits of some CPU kernels (1 x 1 convolutions, vectorized activations) depend on the number of threads,
+    and launchers set that number by how many processes they start. ``None`` is one thread for small models, which
+    more do not make faster: they give the same pixels in one process and in many. Larger models keep what is set.
+    """
+    import torch
+
+    if threads is None and _is_small_cpu_model(pipe):
+        threads = 1
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_small_cpu_model(pipe: Any) -> bool:
+    import torch
+
+    if str(getattr(pipe, "device", "")) != "cpu":
+        return False
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(tensor.numel() for module in modules for tensor in module.parameters()) < SMALL_MODEL_PARAMS
 
 
 def _call_quietly(pipe: Any, arguments: dict[str, Any], request: GenerationRequest) -> Any:
@@ -308,7 +344,7 @@ def _or_default(pipe: Any, argument: str, value: Any) -> Any:
     return default if isinstance(default, (int, float)) and not isinstance(default, bool) else None
 
 
-def _observed(pipe: Any, generate: Callable[[], Image], record: dict[str, Any]) -> tuple[Image, dict[str, Any]]:
+def _observed(pipe: Any, generate: Callable[[], Image]) -> tuple[Image, dict[str, Any]]:
     """Run ``generate`` under ``observe``; whatever goes wrong in counting becomes the profile's reason."""
     from .record import observe
 
@@ -325,20 +361,16 @@ def _observed(pipe: Any, generate: Callable[[], Image], record: dict[str, Any]) 
         logger.warning("the generation could not be profiled: %s", error)
         if image is None:
             image = generate()
-        profile = failed_profile(f"{type(error).__name__}: {error}", record)
+        profile = failed_profile(error)
     return image, profile
 
 
-def failed_profile(reason: str, record: dict[str, Any]) -> dict[str, Any]:
-    """The profile of a generation that could not be counted: the reason, and what is known without counting."""
-    seconds = record.get("inference_time_seconds")
-    return {
-        "enabled": False,
-        "reason": reason,
-        "num_inference_steps": record.get("num_inference_steps"),
-        "inference_time_seconds": seconds,
-        "inference_time_str": format_seconds(seconds),
-    }
+def failed_profile(error: BaseException) -> dict[str, Any]:
+    """The profile of a generation that could not be counted: ``enabled`` is false and ``reason`` says why."""
+    from .profile import disabled_profile
+
+    text = " ".join(str(error).split())
+    return disabled_profile(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def profiling_wanted(enable_profiling: bool | None) -> bool:

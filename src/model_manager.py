@@ -8,11 +8,13 @@ run. A model can also be built from its configuration alone, with random weights
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -270,6 +272,47 @@ def build_pipeline_without_weights(
     """
     found = find_blueprint(model, revision=revision, variant=variant, token=token)
     return _blueprint.build(found, device="meta", dtype=dtype, token_count=token_count)
+
+
+def default_call_arguments(
+    model: str | os.PathLike[str], pipeline: Any, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a call of ``pipeline`` is unless the user says otherwise, for a model of the catalogue; otherwise nothing.
+
+    Size, steps, guidance, frames and text length as published, and stand-ins for the images or embeddings that the
+    pipeline cannot do without. Only arguments that the pipeline takes and that ``given`` does not hold are returned.
+    """
+    entry = catalog.find(model) if isinstance(model, str) else None
+    if entry is None:
+        return {}
+    own = entry.defaults
+    given = given or {}
+    published = {
+        "height": own.height,
+        "width": own.width,
+        "num_inference_steps": own.num_inference_steps,
+        own.guidance_argument: own.guidance_scale,
+        "num_frames": own.num_frames,
+        "max_sequence_length": own.max_sequence_length,
+    }
+    arguments = {name: value for name, value in published.items() if value is not None}
+    size = (given.get("width") or own.width or 512, given.get("height") or own.height or 512)
+    for name, needed in own.inputs.items():
+        arguments[name] = _stand_in_input(needed, size)
+    accepted = inspect.signature(type(pipeline).__call__).parameters
+    return {name: value for name, value in arguments.items() if name in accepted and name not in given}
+
+
+def _stand_in_input(needed: catalog.Input, size: tuple[int, int]) -> Any:
+    if needed.kind == "image":
+        from PIL import Image
+
+        return Image.new("RGB", size)
+    if needed.shape is not None:
+        import torch
+
+        return torch.zeros([1 if length == -1 else length for length in needed.shape])
+    return needed.value
 
 
 @dataclass(frozen=True)

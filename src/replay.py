@@ -281,8 +281,8 @@ def _same_float(args: Any) -> Any:
     )
 
 
-class _HostReads(TorchFunctionMode):
-    """Answers the reads that never reach an operator: ``numpy()`` and ``tolist()`` of an unknown tensor."""
+class _HostValues(TorchFunctionMode):
+    """Keeps values that never pass through an operator: ``numpy()`` and ``tolist()``, and ``torch.tensor([...])``."""
 
     def __init__(self, known: KnownValues) -> None:
         super().__init__()
@@ -298,6 +298,9 @@ class _HostReads(TorchFunctionMode):
                         stand_in = assumed_values(tensor, self._values.assumption)
                     return func(stand_in, *args[1:], **(kwargs or {}))
                 self._values.reads |= _origin(tensor)
+        elif func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs and "device" in kwargs:
+            if not isinstance(args[0] if args else None, torch.Tensor):
+                kwargs = {**kwargs, "device": torch.device("cpu")}
         return func(*args, **(kwargs or {}))
 
 
@@ -366,7 +369,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
     args, kwargs = arguments.thaw(make)
     with _attached(modules, root), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        with values, _HostReads(values), functions:
+        with values, _HostValues(values), functions:
             try:
                 output = call(*args, **kwargs)
             except CountError:

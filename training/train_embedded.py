@@ -6,7 +6,8 @@
 Three parts, one after the other: a word-piece tokenizer learned from the prompts, a VAE (64 x 64 x 3 pixels to
 16 x 16 x 4 latents), then text encoder and UNet together on the VAE's latents (v-prediction, a tenth of the prompts
 dropped so that guidance works). A run is decided by its options: random numbers of step n come from (seed, n) alone,
-so a resumed run draws what an uninterrupted one would have drawn.
+so a resumed run draws what an uninterrupted one would have drawn. On a CPU that is busy with other work two
+processes of one thread each (``--workers 2``) waste less time waiting than one process of two threads.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -157,6 +161,35 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One of the processes that share each batch."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    def share(self, batch: int) -> int:
+        """How much of a batch this process works on."""
+        return batch // self.count
+
+    def seed(self, options: argparse.Namespace, step: int) -> int:
+        """What torch draws its random numbers of a step from."""
+        return int((options.seed * 1_000_003 + step) * 64 + self.rank)
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Make every process's gradients the mean over all processes."""
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.count
+        torch._foreach_copy_(
+            gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)]
+        )
+
+
 def edges(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Differences between neighboring pixels, to the right and downwards."""
     return picture[..., :, 1:] - picture[..., :, :-1], picture[..., 1:, :] - picture[..., :-1, :]
@@ -186,15 +219,15 @@ def standardize_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
     vae.quant_conv.bias[channels:] -= 2 * deviation.log()
 
 
-def scene_pictures(seed: int, stream: int, step: int, count: int, device: torch.device) -> torch.Tensor:
+def scene_pictures(seed: list[int], count: int, device: torch.device) -> torch.Tensor:
     """The pictures of one VAE batch."""
-    rng = np.random.default_rng([seed, stream, step])
+    rng = np.random.default_rng(seed)
     return torch.from_numpy(render([sample_training_scene(rng) for _ in range(count)])).to(device)
 
 
-def train_vae(options: argparse.Namespace, device: torch.device) -> AutoencoderKL:
+def train_vae(options: argparse.Namespace, worker: Worker) -> AutoencoderKL:
     """Train the VAE, or load it if this run has finished it."""
-    path = options.run / "vae.pt"
+    path, device = options.run / "vae.pt", worker.device
     torch.manual_seed(options.seed)
     vae = build_vae().to(device)
     vae.set_attn_processor(AttnProcessor())  # plain products: on a CPU their backward is faster than the fused one
@@ -208,25 +241,28 @@ def train_vae(options: argparse.Namespace, device: torch.device) -> AutoencoderK
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
     started = time.perf_counter() - seconds
-    bar = tqdm(range(first, options.vae_steps), initial=first, total=options.vae_steps, desc="vae", mininterval=5)
+    bar = tqdm(range(first, options.vae_steps), initial=first, total=options.vae_steps, desc="vae", mininterval=5,
+               disable=worker.rank > 0)  # fmt: skip
     for step in bar:
-        torch.manual_seed(options.seed * 1_000_003 + step)
+        torch.manual_seed(worker.seed(options, step))
         set_learning_rate(optimizer, learning_rate(step, options.vae_steps, options.vae_lr, 50, 0.5))
-        pictures = scene_pictures(options.seed, 2, step, options.vae_batch, device)
+        pictures = scene_pictures([options.seed, 2, step, worker.rank], worker.share(options.vae_batch), device)
         with autocast(device, options.bf16):
             loss, pixel = vae_loss(vae, pictures, options.kl_weight)
         optimizer.zero_grad()
         loss.backward()
+        worker.average_gradients(list(vae.parameters()))
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", pixel=f"{pixel.item():.4f}", refresh=False)
-        if step % 250 == 249:
+        if step % 250 == 249 and worker.rank == 0:
             save_checkpoint(path, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
                                    "seconds": time.perf_counter() - started, "finished": False})  # fmt: skip
-    standardize_latents(vae, scene_pictures(options.seed, 3, 0, 512, device))
-    save_checkpoint(path, {"model": vae.state_dict(), "step": options.vae_steps,
-                           "seconds": time.perf_counter() - started, "finished": True})  # fmt: skip
+    standardize_latents(vae, scene_pictures([options.seed, 3], 512, device))
+    if worker.rank == 0:
+        save_checkpoint(path, {"model": vae.state_dict(), "step": options.vae_steps,
+                               "seconds": time.perf_counter() - started, "finished": True})  # fmt: skip
     return vae.eval()
 
 
@@ -236,11 +272,12 @@ class Pool:
     WORDINGS = 4
 
     def __init__(
-        self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, size: int, seed: int, device: torch.device, bf16: bool
+        self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, options: argparse.Namespace, worker: Worker
     ) -> None:
         parts, tokens = [], []
-        for index in tqdm(range(0, size, 256), desc="scenes", mininterval=5):
-            rng = np.random.default_rng([seed, 4, index])
+        device, bf16, size = worker.device, options.bf16, worker.share(options.pool)
+        for index in tqdm(range(0, size, 256), desc="scenes", mininterval=5, disable=worker.rank > 0):
+            rng = np.random.default_rng([options.seed, 4, index, worker.rank])
             scenes = [sample_training_scene(rng) for _ in range(min(256, size - index))]
             with torch.no_grad(), autocast(device, bf16):
                 pictures = torch.from_numpy(render(scenes)).to(device)
@@ -310,13 +347,13 @@ def diffusion_step(
 
 def train_diffusion(
     options: argparse.Namespace,
-    device: torch.device,
+    worker: Worker,
     vae: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     export: Callable[[UNet2DConditionModel, CLIPTextModel, dict[str, Any]], None],
 ) -> None:
     """Train text encoder and UNet together, exporting the averaged weights now and then and at the end."""
-    path = options.run / "diffusion.pt"
+    path, device = options.run / "diffusion.pt", worker.device
     torch.manual_seed(options.seed + 1)
     unet, text_encoder = build_unet().to(device), build_text_encoder(tokenizer).to(device)
     unet.set_attn_processor(AttnProcessor())
@@ -335,30 +372,35 @@ def train_diffusion(
         first, seconds = state["step"], state["seconds"]
     if first >= options.unet_steps:
         average.swap()
-        export(unet, text_encoder, {"step": first, "seconds": seconds})
+        if worker.rank == 0:
+            export(unet, text_encoder, {"step": first, "seconds": seconds})
         return
-    pool = Pool(vae, tokenizer, options.pool, options.seed, device, options.bf16)
+    pool = Pool(vae, tokenizer, options, worker)
     empty = tokenize(tokenizer, [""]).to(device)
     started = time.perf_counter() - seconds
-    running = None
-    bar = tqdm(range(first, options.unet_steps), initial=first, total=options.unet_steps, desc="unet", mininterval=5)
+    running, batch = None, worker.share(options.batch)
+    bar = tqdm(range(first, options.unet_steps), initial=first, total=options.unet_steps, desc="unet", mininterval=5,
+               disable=worker.rank > 0)  # fmt: skip
     for step in bar:
-        rng = np.random.default_rng([options.seed, 5, step])
-        torch.manual_seed(options.seed * 1_000_003 + step)
+        rng = np.random.default_rng([options.seed, 5, step, worker.rank])
+        torch.manual_seed(worker.seed(options, step))
         set_learning_rate(optimizer, learning_rate(step, options.unet_steps, options.lr, 300, options.cooldown))
-        latents, tokens = pool.batch(rng, options.batch)
-        dropped = torch.from_numpy(rng.random(options.batch) < DROPPED_PROMPTS).to(device)
+        latents, tokens = pool.batch(rng, batch)
+        dropped = torch.from_numpy(rng.random(batch) < DROPPED_PROMPTS).to(device)
         tokens = torch.where(dropped[:, None], empty, tokens)
         # One training step of the schedule from each of `batch` equal parts: less noise in the loss.
-        spread = (np.arange(options.batch) + rng.random(options.batch)) / options.batch
+        spread = (np.arange(batch) + rng.random(batch)) / batch
         steps = torch.from_numpy((spread * TRAIN_TIMESTEPS).astype(np.int64)).to(device)
         noise = torch.randn(latents.shape).to(device)
         with autocast(device, options.bf16):
             loss = diffusion_step(unet, text_encoder, scheduler, latents, tokens, steps, noise)
         optimizer.zero_grad()
         loss.backward()
+        worker.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        if worker.rank > 0:
+            continue
         average.update(step)
         if step % 10 == 0:
             running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
@@ -421,28 +463,47 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pool", type=int, default=65536, help="training scenes, encoded once")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each batch")
     parser.add_argument("--float32", dest="bf16", action="store_false", help="no bfloat16 anywhere")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in ("vae_batch", "batch", "pool"):
+        if options.workers < 1 or getattr(options, name) % options.workers or not getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} must be a multiple of --workers {options.workers}")
+    return options
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train, then write the pipeline."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = parse_options(arguments)
+def work(rank: int, options: argparse.Namespace) -> None:
+    """Train in one process; process 0 writes the files."""
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    options.run.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(options.run / "tokenizer", options.seed)
-    for line in compute_report(options, tokenizer):
-        print(line)
-    vae = train_vae(options, device)
+    worker = Worker(rank, options.workers, torch.device(options.device))
+    if worker.count > 1:
+        meeting = f"file://{(options.run / 'workers').resolve()}"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=worker.count)
+    tokenizer = CLIPTokenizer.from_pretrained(options.run / "tokenizer")
+    vae = train_vae(options, worker)
 
     def export(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, facts: dict[str, Any]) -> None:
         export_pipeline(options.export or options.run / "pipeline", vae, tokenizer, unet, text_encoder)
         (options.run / "progress.json").write_text(json.dumps(facts) + "\n", "utf-8")
 
-    train_diffusion(options, device, vae, tokenizer, export)
+    train_diffusion(options, worker, vae, tokenizer, export)
+    if worker.count > 1:
+        dist.destroy_process_group()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, then write the pipeline."""
+    options = parse_options(arguments)
+    options.run.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(options.run / "tokenizer", options.seed)
+    for line in compute_report(options, tokenizer):
+        print(line)
+    if options.workers == 1:
+        work(0, options)
+    else:
+        (options.run / "workers").unlink(missing_ok=True)
+        mp.spawn(work, args=(options,), nprocs=options.workers)
 
 
 if __name__ == "__main__":

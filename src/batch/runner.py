@@ -30,7 +30,13 @@ MAX_FAILURES_IN_A_ROW = 3
 
 
 class Progress:
-    """What the runner reports while it works. This one shows nothing; subclasses override what they show."""
+    """What the runner reports while it works, in a ``with`` block. This one shows nothing; subclasses show more."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """The display ends."""
 
     def loading(self, model_id: str) -> None:
         """A model is about to be loaded."""
@@ -61,6 +67,8 @@ class BatchOptions:
     """Keys of the whole plan, for summaries written on the way; ``None`` writes none on the way."""
     process_index: int = 0
     prefetch: bool = True
+    threads: int | None = None
+    """CPU threads to compute with; ``None`` is one for small models, and what is set for others."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Outcome:
     memory: list[ModelMemory] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     """The first reason of each model that failed."""
+    reasons: set[str] = field(default_factory=set)
 
 
 def run_generations(requests: Sequence[GenerationRequest], folder: RunFolder, options: BatchOptions) -> Outcome:
@@ -194,7 +203,12 @@ def _generate(
     options.progress.started(request)
     try:
         finished = run_generation(
-            pipe, request, profiling=options.profiling, on_image=save, on_step=options.progress.step
+            pipe,
+            request,
+            profiling=options.profiling,
+            on_image=save,
+            on_step=options.progress.step,
+            threads=options.threads,
         )
         record = finished.record
         record["memory"] = dict(zip(("process_bytes", "device_bytes"), _memory_in_use(), strict=True))
@@ -221,7 +235,7 @@ def _commit(folder: RunFolder, png: bytes, record: dict[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         if record.get("compute_profile") is None or isinstance(error, InputError):
             raise
-        record["compute_profile"] = failed_profile(f"{type(error).__name__}: {error}", record)
+        record["compute_profile"] = failed_profile(error)
         folder.commit(png, record)
 
 
@@ -257,8 +271,11 @@ def _record_failure(
     }
     folder.add_failure(record)
     outcome.failed += 1
+    # The same reason for a hundred generations is one warning; the record has them all.
+    level = logging.INFO if reason in outcome.reasons or kind == "NotTried" else logging.WARNING
+    outcome.reasons.add(reason)
     outcome.failures.setdefault(request.model_id, reason)
-    logger.warning("%s failed (%s): %s", request.model_id, phase, reason)
+    logger.log(level, "%s failed (%s): %s", request.model_id, phase, reason)
     options.progress.failed(request, reason)
     options.on_record(record)
 
@@ -292,11 +309,10 @@ def _free(manager: Any, model_id: str) -> None:
 
 def _memory_in_use() -> tuple[int, int]:
     """Bytes of main memory that this process holds, and of device memory that torch has allocated."""
-    import psutil  # type: ignore[import-untyped]
     import torch
 
     device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-    return int(psutil.Process().memory_info().rss), int(device)
+    return int(_psutil().Process().memory_info().rss), int(device)
 
 
 class _Prefetch:
@@ -346,6 +362,10 @@ class _Prefetch:
 
 
 def _free_memory() -> int:
+    return int(_psutil().virtual_memory().available)
+
+
+def _psutil() -> Any:
     import psutil  # type: ignore[import-untyped]
 
-    return int(psutil.virtual_memory().available)
+    return psutil

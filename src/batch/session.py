@@ -105,6 +105,7 @@ def run_batch(
     spec: Mapping[str, Any] | None = None,
     load_options: Mapping[str, Any] | None = None,
     trackers: Sequence[Any] = (),
+    threads: int | None = None,
     make_progress: Callable[[Sequence[GenerationRequest], Costs], Progress] | None = None,
     on_stop: Callable[[str], None] = lambda name: None,
     processes: Processes | None = None,
@@ -113,10 +114,13 @@ def run_batch(
 
     ``resume`` goes on in a folder that has records already; without it such a folder is refused. Started by
     ``accelerate launch``, the processes share the work by its compute and the main one merges the records.
-    ``make_progress(todo, costs)`` gives the display of this process.
+    ``threads`` is how many CPU threads each process computes with; ``None`` is one for small models and what is set
+    for others. ``make_progress(todo, costs)`` gives the display of this process.
 
     Raises ``InputError`` for input that cannot be used, ``StorageError`` where the folder cannot be used.
     """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"the number of threads must be at least 1, not {threads!r}.")
     wanted = config.ENABLE_COMPUTE_PROFILING if profiling is None else profiling
     options = dict(load_options or {})
     team = processes if processes is not None else join_processes(options.get("device"))
@@ -142,11 +146,12 @@ def run_batch(
                 order=order if team.count == 1 else None,
                 on_record=tracking.record,
                 process_index=team.index,
+                threads=threads,
             )
             progress = make_progress(todo, plan.costs) if make_progress is not None else Progress()
             batch_options.progress = progress
             try:
-                with _shown(progress):
+                with progress:
                     outcome = run_generations(todo, folder, batch_options)
             except StorageError as error:
                 result.storage_error = str(error)
@@ -286,16 +291,6 @@ def _finish(
             result.failed += 1
             result.failures.setdefault(record["model_id"], str(record.get("error")))
     tracking.finish(run, [key for key in order if key not in before])
-
-
-@contextmanager
-def _shown(progress: Progress) -> Iterator[None]:
-    """Show a progress display that is a context manager while the block runs."""
-    if hasattr(progress, "__enter__"):
-        with progress:
-            yield
-    else:
-        yield
 
 
 class _Tracking:

@@ -6,6 +6,7 @@ Adding a model is adding a file. Reading the catalogue loads neither torch nor d
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -189,21 +190,62 @@ def _searchable(entry: CatalogEntry) -> str:
 
 @lru_cache(maxsize=4)
 def _load(folder: Path, embedded_folder: Path) -> tuple[CatalogEntry, ...]:
-    found = [parse_entry(_read(path), path.name) for path in sorted(folder.glob("*.json"))]
-    found.sort(key=lambda entry: (entry.family, [_natural(part) for part in re.split(r"(\d+)", entry.name)]))
-    return (*_embedded(embedded_folder), *found)
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        data, home = _read(path), None
+        if isinstance(data, dict) and "embedded" in data:
+            completed = _complete_embedded(data, embedded_folder, path.name)
+            if completed is None:
+                continue
+            data, home = completed
+        found.append(parse_entry(data, path.name, home))
+    return tuple(sorted(found, key=lambda e: (not e.embedded, e.family, [*map(_natural, re.split(r"(\d+)", e.name))])))
 
 
 def _natural(part: str) -> tuple[int, int, str]:
     return (0, int(part), "") if part.isdigit() else (1, 0, part)
 
 
-def _embedded(folder: Path) -> list[CatalogEntry]:
-    """The models whose weights are in this package: each folder with a ``model_index.json`` and an ``entry.json``."""
-    return [
-        parse_entry(_read(path), f"{path.parent.name}/{path.name}", path.parent)
-        for path in sorted(folder.glob("*/entry.json"))
-    ]
+def _complete_embedded(data: dict[str, Any], root: Path, where: str) -> tuple[dict[str, Any], Path] | None:
+    """Fill in the components of a model of this package from its folder; None while the folder is not there.
+
+    Classes come from ``model_index.json``, configurations and parameter counts from the files beside the weights,
+    so that the entry always says what the weights are.
+    """
+    folder = root / _required(data, "embedded", str, where)
+    if not (folder / "model_index.json").is_file():
+        return None
+    components: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    index = _read(folder / "model_index.json")
+    for name, value in index.items():
+        if name.startswith("_") or value == [None, None]:
+            continue
+        if not isinstance(value, list):
+            arguments[name] = value
+            continue
+        configs = [
+            path for path in sorted((folder / name).glob("*config.json")) if path.name != "generation_config.json"
+        ]
+        counts = [_count_parameters(path) for path in sorted((folder / name).glob("*.safetensors"))]
+        components[name] = {
+            "library": value[0],
+            "class": value[1],
+            "config": _read(configs[0]) if configs else {},
+            "verified": True,
+            "source": "this package",
+            "params": sum(counts) if counts else None,
+            "params_source": "the weight file's header" if counts else None,
+        }
+    filled = {"pipeline_class": index.get("_class_name"), "components": components, "arguments": arguments, **data}
+    return filled, folder
+
+
+def _count_parameters(path: Path) -> int:
+    """The number of elements in a safetensors file, from its header: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _read(path: Path) -> Any:

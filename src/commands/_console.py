@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # Wide enough for every table of diffmeter; a pipe or a file has no width of its own.
-_WIDTH_WITHOUT_TERMINAL = 140
+_WIDTH_WITHOUT_TERMINAL = 160
 
 
 def output_console() -> Console:
