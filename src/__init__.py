@@ -37,9 +37,11 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from .compute_profiler import ComputeProfiler, create_profiler
-    from .dryrun import dry_run
-    from .inference import generate_image, generate_images_sequential
-    from .model_manager import get_model_manager
-    from .record import observe
-    from .profile import ComputeProfile
+    from .compute_profiler import ComputeProfiler as ComputeProfiler
+    from .compute_profiler import create_profiler as create_profiler
+    from .dryrun import dry_run as dry_run
+    from .inference import generate_image as generate_image
+    from .inference import generate_images_sequential as generate_images_sequential
+    from .model_manager import get_model_manager as get_model_manager
+    from .profile import ComputeProfile as ComputeProfile
+    from .record import observe as observe

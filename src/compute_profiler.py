@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import DiffmeterError, InputError
-from .profile import ComputeProfile, ComponentProfile, disabled_profile
+from .profile import ComponentProfile, ComputeProfile, disabled_profile
 from .units import format_count, format_count_in
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def measure_vae_decode_macs(pipe: Any, height: int | None = None, width: int | N
         DiffmeterError: the pipeline cannot be run dry, or its decoder cannot be counted.
     """
     profile = profile_call(pipe, height, width, 1, {"num_inference_steps": 2, **call})
-    return _known([macs for macs in decoder_macs(profile)], profile, "the VAE decoder")
+    return _known(decoder_macs(profile), profile, "the VAE decoder")
 
 
 def profile_call(

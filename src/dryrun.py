@@ -77,11 +77,16 @@ def profile_model(
         InputError: a value that the model cannot take, named in the message.
         ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
     """
-    for what, value in (("height", height), ("width", width), ("number of steps", steps), ("batch", batch)):
-        if value is not None and value < 1:
-            raise InputError(f"The {what} must be at least 1, not {value}.")
-    if token_count is not None and token_count < 1:
-        raise InputError(f"The number of tokens must be at least 1, not {token_count}.")
+    sizes = {
+        "height": height,
+        "width": width,
+        "number of steps": steps,
+        "batch": batch,
+        "number of tokens": token_count,
+    }
+    for what, size in sizes.items():
+        if size is not None and size < 1:
+            raise InputError(f"The {what} must be at least 1, not {size}.")
     from . import catalog
     from .model_manager import build_pipeline_without_weights
 
@@ -218,7 +223,6 @@ class Rehearsal(Recorder):
         first = _first_tensor(output)
         record.output_shape = None if first is None else tuple(first.shape)
         return output
-
 
     def _current_counts(self, name: str, twin: nn.Module) -> TwinCounts:
         """The counts that hold for a stand-in as it is now: the pipeline may have changed it since the last call."""
@@ -361,7 +365,7 @@ def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if unknown and not open_ended:
         allowed = ", ".join(name for name in parameters if name != "self")
         raise InputError(f"{type(pipe).__name__} takes no argument {unknown[0]!r}: it takes {allowed}.")
-    arguments = map_leaves(dict(given), torch.Tensor, lambda t: torch.zeros(t.shape, dtype=t.dtype) if t.is_meta else t.cpu())
+    arguments = map_leaves(dict(given), torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
     arguments = map_leaves(arguments, torch.Generator, _copied_generator)
     prompts = [name for name in parameters if name in ("prompt", "prompt_embeds", "caption", "text_embeddings")]
     if "prompt" in parameters and not any(arguments.get(name) is not None for name in prompts):

@@ -22,12 +22,14 @@ Proceed = Callable[..., Any]
 
 
 class Watcher(Protocol):
-    """Gets every reported call, and decides whether and how to go on with it."""
+    """Gets every reported call, and decides how to go on with it."""
 
     def claims(self) -> int:
         """How near this watcher is to the current thread: 0 not at all; of several, the highest get the call."""
 
-    def on_call(self, target: Any, method: str, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_call(
+        self, target: Any, method: str, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Handle a call of ``target``; ``proceed(*args, **kwargs)`` does what would have happened."""
 
 
@@ -85,7 +87,8 @@ def _install(target: Any) -> None:
     if getattr(target, "_compiled_call_impl", None) is not None:
         _wrap_instance(target, ["_compiled_call_impl", *public_methods(type(target))])
         return
-    own = [name for name in _entry_names(type(target)) if name in getattr(target, "__dict__", {}) and name != "forward"]
+    attributes = getattr(target, "__dict__", {})
+    own = [name for name in _entry_names(type(target)) if name in attributes and name != "forward"]
     if own:  # a method replaced on the instance, by torch.compile for example, hides the class's
         _wrap_instance(target, own)
     _set_class(target, watched_class(type(target)))
@@ -102,7 +105,7 @@ def _restore(target: Any) -> None:
         _set_class(target, original_class)
 
 
-_set_class = object.__dict__["__class__"].__set__  # type: ignore[attr-defined]  # also where the class hides itself
+_set_class = object.__dict__["__class__"].__set__  # also where a class hides itself
 _ABSENT = object()
 
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -69,7 +69,7 @@ class OutsideCalls(DispatchMode):
         found: told of each product outside: (operator name, MACs or None if unknown).
     """
 
-    _silent: set[Any] = set()  # operators known to be no product
+    _silent: ClassVar[set[Any]] = set()  # operators known to be no product
 
     def __init__(self, busy: Callable[[], bool], found: Callable[[str, int | None], None]) -> None:
         super().__init__()

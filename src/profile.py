@@ -229,8 +229,10 @@ class ComputeProfile:
             return None
         macs = [self.components[name].total_macs for name in self.denoisers]
         known = [m for m in macs if m is not None]
-        return round(sum(known) / self.steps_run) if known and sum(known) % self.steps_run else (
-            sum(known) // self.steps_run if known else None
+        return (
+            round(sum(known) / self.steps_run)
+            if known and sum(known) % self.steps_run
+            else (sum(known) // self.steps_run if known else None)
         )
 
     @property
@@ -718,4 +720,4 @@ def _differences(recorder: Recorder) -> Iterator[dict[str, Any]]:
             entry = (record.component, record.method, group, thop, op_level)
             if entry not in seen:
                 seen.add(entry)
-                yield dict(zip(("component", "method", "op", "thop", "op_level"), entry))
+                yield dict(zip(("component", "method", "op", "thop", "op_level"), entry, strict=False))

@@ -253,7 +253,7 @@ class Recorder:
             arguments=arguments,
             step=None if generation is None else generation.steps,
             generation=len(self.generations) - 1 if generation is not None else -1,
-            names=_parameter_names(type(self.parts.components[name]), method),
+            names=_parameter_names(self.parts.components[name].__class__, method),
         )
         self.calls.append(record)
         self._last_component = name
@@ -279,7 +279,7 @@ class Recorder:
 
 
 @functools.cache
-def _parameter_names(cls: type, method: str) -> tuple[str, ...]:
+def _parameter_names(cls: Any, method: str) -> tuple[str, ...]:
     try:
         return tuple(inspect.signature(getattr(cls, method)).parameters)[1:]
     except (AttributeError, TypeError, ValueError):
@@ -453,7 +453,7 @@ class Observation(Recorder):
             if not self.calls and not self.direct:
                 raise DiffmeterError("No component was called in the observe block: run the pipeline inside it.")
             started = time.perf_counter()
-            for record, twin in zip(self.calls, self._record_twins):
+            for record, twin in zip(self.calls, self._record_twins, strict=False):
                 _count_record(record, twin)
             self.count_seconds += time.perf_counter() - started
             from .profile import build_profile
@@ -488,7 +488,7 @@ def _is_on_cuda(args: Any, kwargs: Any) -> bool:
     return any(tensor.is_cuda for tensor in iter_tensors((args, kwargs)))
 
 
-class observe:  # noqa: N801  used as a function: ``with observe(pipe) as run``
+class observe:  # used as a function: ``with observe(pipe) as run``
     """Observe what a pipeline does inside a ``with`` block.
 
     >>> with observe(pipe) as run:

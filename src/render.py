@@ -18,7 +18,7 @@ _COLUMNS = ("Component", "Class", "Params", "Calls", "MACs", "MACs (products)", 
 def profile_rows(profile: ComputeProfile) -> list[tuple[str, ...]]:
     """One row a component, and the total: the columns of :data:`_COLUMNS`."""
     total = profile.total_macs
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, component in profile.components.items():
         share = "" if component.total_macs is None or not total else f"{100 * component.total_macs / total:.2f}%"
         rows.append(
@@ -102,7 +102,7 @@ def profile_text(profile: ComputeProfile) -> str:
     """The table as plain text."""
     rows = [_COLUMNS, *profile_rows(profile)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in rows]
     lines += [f"{name}: {value}" for name, value in profile_facts(profile)]
     return "\n".join(lines)
 

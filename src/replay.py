@@ -30,15 +30,55 @@ KNOWN_LIMIT = 1 << 20
 aten = torch.ops.aten
 
 _RANDOM = frozenset(
-    "rand randn randint rand_like randn_like randint_like randperm bernoulli bernoulli_ normal normal_ uniform_ "
-    "exponential_ multinomial native_dropout random_ normal_functional".split()
+    [
+        "rand",
+        "randn",
+        "randint",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "randperm",
+        "bernoulli",
+        "bernoulli_",
+        "normal",
+        "normal_",
+        "uniform_",
+        "exponential_",
+        "multinomial",
+        "native_dropout",
+        "random_",
+        "normal_functional",
+    ]
 )
 _FLOAT_FACTORIES = frozenset(
-    "empty zeros ones full empty_strided linspace logspace eye scalar_tensor new_empty new_zeros new_ones new_full".split()
+    [
+        "empty",
+        "zeros",
+        "ones",
+        "full",
+        "empty_strided",
+        "linspace",
+        "logspace",
+        "eye",
+        "scalar_tensor",
+        "new_empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+    ]
 )
 #: operators whose result's shape is decided by values
 _SHAPED_BY_VALUES = frozenset(
-    "nonzero masked_select _unique2 unique_dim unique_consecutive bincount repeat_interleave argwhere".split()
+    [
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "bincount",
+        "repeat_interleave",
+        "argwhere",
+    ]
 )
 _READS = frozenset({aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default})
 
@@ -101,9 +141,9 @@ class KnownValues(DispatchMode):
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         out = func(*args, **kwargs)
-        if name in _SHAPED_BY_VALUES:
-            self.reads |= origin
-        elif name == "index" and any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1]):
+        if name in _SHAPED_BY_VALUES or (
+            name == "index" and any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1])
+        ):
             self.reads |= origin
         if origin:
             for item in out if isinstance(out, (list, tuple)) else (out,):
@@ -129,9 +169,11 @@ class KnownValues(DispatchMode):
         device = kwargs.get("device")
         if device is None or torch.device(device).type == "cpu":
             where = torch.device("cpu") if self._factory_size(args) <= KNOWN_LIMIT else torch.device("meta")
-        elif _name(func) in _RANDOM or self._factory_size(args) > KNOWN_LIMIT:
-            where = torch.device("meta")
-        elif _name(func) in _FLOAT_FACTORIES and _is_float(kwargs.get("dtype")):
+        elif (
+            _name(func) in _RANDOM
+            or self._factory_size(args) > KNOWN_LIMIT
+            or (_name(func) in _FLOAT_FACTORIES and _is_float(kwargs.get("dtype")))
+        ):
             where = torch.device("meta")
         else:
             where = torch.device("cpu")
@@ -257,8 +299,10 @@ def assumed_values(tensor: torch.Tensor, assumption: bool) -> torch.Tensor:
 
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.is_meta else torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta"
+    return (
+        tensor
+        if tensor.is_meta
+        else torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     )
 
 
@@ -340,9 +384,8 @@ def replay(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, *
         CountError: the forward cannot run without real values.
     """
     first = _run(call, root, arguments, assumption=False)
-    if first.assumed:
-        if stateful or not _same_with_other_values(call, root, arguments, first):
-            first.problem = UNKNOWN_VALUE
+    if first.assumed and (stateful or not _same_with_other_values(call, root, arguments, first)):
+        first.problem = UNKNOWN_VALUE
     return first
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import enum
-import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,8 @@ INTEGER_VALUES_LIMIT = 1 << 16
 #: floating point tensors up to this many elements keep their values: time steps, guidance
 FLOAT_VALUES_LIMIT = 16
 
-_ATOMS = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+_TORCH_ATOMS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), *_TORCH_ATOMS)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,14 +90,14 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
             pairs = [walk(item) for item in value]
             return _rebuild_sequence(value, [p[0] for p in pairs]), (type(value).__name__, *(p[1] for p in pairs))
         if isinstance(value, Mapping):
-            pairs = [(name, *walk(item)) for name, item in value.items()]
-            return _rebuild_mapping(value, {p[0]: p[1] for p in pairs}), (
+            items = {name: walk(item) for name, item in value.items()}
+            return _rebuild_mapping(value, {name: frozen for name, (frozen, _) in items.items()}), (
                 type(value).__name__,
-                *((str(p[0]), p[2]) for p in pairs),
+                *((str(name), key) for name, (_, key) in items.items()),
             )
         if isinstance(value, torch.Generator):
             return _cpu_generator(), ("generator",)
-        if isinstance(value, (torch.nn.Module, types.FunctionType, types.MethodType, type, enum.Enum)) or callable(value):
+        if callable(value) or isinstance(value, enum.Enum):
             return value, (type(value).__qualname__, getattr(value, "__qualname__", id(value)))
         frozen, keys = _freeze_object(value, walk)
         return frozen, (type(value).__qualname__, *keys)
@@ -174,5 +174,10 @@ def map_leaves(value: Any, kind: type, change: Callable[[Any], Any], _memo: dict
 def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested containers and plain objects."""
     found: list[torch.Tensor] = []
-    map_leaves(value, torch.Tensor, lambda t: (found.append(t), t)[1])
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_leaves(value, torch.Tensor, keep)
     return iter(found)

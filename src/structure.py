@@ -76,8 +76,8 @@ class WriteWatch:
             WriteWatch.count += 1
             delete_original(self, name)
 
-        nn.Module.__setattr__ = __setattr__  # type: ignore[method-assign, assignment]
-        nn.Module.__delattr__ = __delattr__  # type: ignore[method-assign, assignment]
+        nn.Module.__setattr__ = __setattr__  # type: ignore[method-assign]
+        nn.Module.__delattr__ = __delattr__  # type: ignore[method-assign]
 
 
 class Part:
@@ -174,7 +174,7 @@ class Structure:
     def _equals(self, other: Structure) -> bool:
         if len(self.parts) != len(other.parts) or self._hooks != other._hooks:
             return False
-        return all(_same_part(a, b) for a, b in zip(self.parts, other.parts)) and all(
+        return all(_same_part(a, b) for a, b in zip(self.parts, other.parts, strict=False)) and all(
             key in self.helpers and _same_values(self.helpers[key][1], kept)
             for key, (_, kept) in other.helpers.items()
         )
@@ -185,7 +185,7 @@ def _same_part(a: Part, b: Part) -> bool:
         return False
     return _same_values(a.attributes, b.attributes, skip=_BASE_KEYS - {"training"}) and all(
         (mine is None) == (theirs is None) and (mine is None or theirs is None or mine.shape == theirs.shape)
-        for mine, theirs in zip(a.parameters.values(), b.parameters.values())
+        for mine, theirs in zip(a.parameters.values(), b.parameters.values(), strict=False)
     )
 
 
@@ -201,7 +201,7 @@ def _same_value(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(x is y or _same_value(x, y) for x, y in zip(a, b))
+        return len(a) == len(b) and all(x is y or _same_value(x, y) for x, y in zip(a, b, strict=False))
     if isinstance(a, dict):
         return _same_values(a, b)
     if isinstance(a, _ATOMS):

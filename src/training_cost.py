@@ -14,10 +14,7 @@ difference is given apart, in ``fused_attention_extra_macs``.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,13 +25,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .benchmarks.flops_counter import OPTIMIZER_OPS, optimizer_name
 from .builtin import fused_attention_backward_macs, training_op_macs
-from .counters.op_level import OpTally, op_name
-from .errors import CountError, InputError
-
-logger = logging.getLogger(__name__)
+from .counters.op_level import op_name
+from .dryrun import Rehearsal, _quiet, _stand_in_arguments
+from .errors import CountError, DiffmeterError, InputError
+from .record import parts_of
+from .replay import replay
+from .signature import Frozen, freeze, iter_tensors
+from .structure import Structure, WriteWatch
+from .twin import build_twin
 
 Method = Literal["full", "lora"]
 METHODS = ("full", "lora")
@@ -212,24 +214,29 @@ class TrainingCost:
         return cls(**values)
 
 
-class _StepTally(OpTally):
+class _StepProducts(TorchDispatchMode):
     """Sorts the products of a training step into forward, backward and recomputed."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.phases: Counter[str] = Counter()
+        self.macs: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
         self.going_back = False
 
-    def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         try:
             macs = training_op_macs(func, args, kwargs, out) or 0
         except LookupError:
             self.unknown[op_name(func)] += 1
-            return 0
+            return out
         # Gradients are computed with grad mode off; a checkpointed block that runs again has it on.
         phase = "forward" if not self.going_back else "recomputed" if torch.is_grad_enabled() else "backward"
-        self.phases[phase] += macs
-        return macs
+        self.macs[phase] += macs
+        return out
 
 
 class _FusedAttention(TorchFunctionMode):
@@ -270,18 +277,13 @@ def count_step(module: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str,
         args, kwargs: arguments of its ``forward``; of large tensors only the shape matters.
 
     Raises:
-        InputError: no parameter requires a gradient, or no output depends on one that does.
-        CountError: the forward or backward cannot run without real values.
+        InputError: no parameter requires a gradient.
+        CountError: no output depends on a parameter that does, or the step cannot run without real values.
     """
-    from .signature import freeze
-
     return _count_twin_step(_twin(module, keep_flags=True), freeze(tuple(args), dict(kwargs or {})))
 
 
 def _twin(module: nn.Module, keep_flags: bool = False) -> nn.Module:
-    from .structure import Structure
-    from .twin import build_twin
-
     twin = build_twin(Structure(module))
     if keep_flags:
         flags = {name: p.requires_grad for name, p in module.named_parameters()}
@@ -291,55 +293,30 @@ def _twin(module: nn.Module, keep_flags: bool = False) -> nn.Module:
     return twin
 
 
-def _count_twin_step(twin: nn.Module, arguments: Any) -> StepCount:
-    from .replay import KnownValues, _HostReads
-    from .signature import TensorSpec, iter_tensors
-
+def _count_twin_step(twin: nn.Module, arguments: Frozen) -> StepCount:
     if not any(p.requires_grad for p in twin.parameters()):
         raise InputError(f"no parameter of {type(twin).__name__} requires a gradient, so there is nothing to train")
-
-    def make(_: int, spec: TensorSpec) -> Tensor:
-        if spec.values is not None:
-            return spec.values.to("cpu", copy=True)
-        return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-
-    args, kwargs = arguments.thaw(make)
-    tally, fused = _StepTally(), _FusedAttention()
-    values = KnownValues(tally)
     twin.train()
-    with warnings.catch_warnings(), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        with values, _HostReads(values), fused:
-            with _explained("forward", twin):
-                output = twin(*args, **kwargs)
-            prediction = next((t for t in iter_tensors(output) if t.requires_grad), None)
+    products, fused = _StepProducts(), _FusedAttention()
+
+    def step(*args: Any, **kwargs: Any) -> None:
+        nonlocal products, fused
+        products, fused = _StepProducts(), _FusedAttention()  # anew: replay may try a second time with other values
+        with torch.enable_grad(), products, fused:
+            prediction = next((t for t in iter_tensors(twin(*args, **kwargs)) if t.requires_grad), None)
             if prediction is None:
-                raise InputError(f"no output of {type(twin).__name__} depends on a parameter that is trained")
-            tally.going_back, fused.watching = True, False
-            with _explained("backward", twin):
-                prediction.backward(torch.ones_like(prediction))
-    if values.assumed:
-        logger.warning("the work of %s may depend on values that only a real run knows", type(twin).__name__)
+                raise CountError(f"no output of {type(twin).__name__} depends on a parameter that is trained")
+            products.going_back, fused.watching = True, False
+            prediction.backward(torch.ones_like(prediction))
+
+    with torch.random.fork_rng(devices=[]):
+        replayed = replay(step, twin, arguments)
+    if replayed.problem is not None:
+        raise CountError(f"a training step of {type(twin).__name__} cannot be counted: {replayed.problem}")
+    macs = products.macs
     return StepCount(
-        tally.phases["forward"],
-        tally.phases["backward"],
-        tally.phases["recomputed"],
-        fused.extra_macs,
-        dict(tally.unknown),
+        macs["forward"], macs["backward"], macs["recomputed"], fused.extra_macs, dict(products.unknown)
     )
-
-
-@contextlib.contextmanager
-def _explained(phase: str, twin: nn.Module) -> Iterator[None]:
-    try:
-        yield
-    except (CountError, InputError):
-        raise
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0][:200]
-        raise CountError(
-            f"the {phase} pass of {type(twin).__name__} cannot run on the meta device: {type(error).__name__}: {first}"
-        ) from error
 
 
 def add_lora(module: nn.Module, rank: int, target_modules: Sequence[str] = LORA_TARGETS) -> int:
@@ -420,7 +397,7 @@ def training_cost(
     rehearsal = _rehearse(pipe, _training_arguments(pipe, arguments, batch_size))
     name = _denoiser(rehearsal)
     first = next(i for i, call in enumerate(rehearsal.calls) if call.component == name)
-    modules = rehearsal.original_components
+    modules = parts_of(pipe).components
     notes: list[str] = []
 
     twin = _twin(modules[name])
@@ -495,16 +472,11 @@ def _training_arguments(pipe: Any, arguments: Mapping[str, Any], batch_size: int
     return chosen
 
 
-def _rehearse(pipe: Any, arguments: dict[str, Any]) -> Any:
-    from .dryrun import Rehearsal, _quiet, _stand_in_arguments
-    from .errors import DiffmeterError
-    from .record import _uncompiled, parts_of
-
-    originals = {name: _uncompiled(module) for name, module in parts_of(pipe).components.items()}
-    rehearsal: Any = Rehearsal(pipe)
-    rehearsal.original_components = originals
+def _rehearse(pipe: Any, arguments: dict[str, Any]) -> Rehearsal:
+    """Let the pipeline's own Python run around stand-ins, and keep what its components were called with."""
+    rehearsal = Rehearsal(pipe)
     chosen = _stand_in_arguments(rehearsal.pipe, arguments)
-    with _quiet(), torch.random.fork_rng(devices=[]), rehearsal.watching(), rehearsal.outside:
+    with _quiet(), torch.random.fork_rng(devices=[]), WriteWatch(), rehearsal.watching(), rehearsal.outside:
         rehearsal._home_is_watched = True
         try:
             rehearsal.pipe(**chosen)
@@ -515,14 +487,14 @@ def _rehearse(pipe: Any, arguments: dict[str, Any]) -> Any:
     return rehearsal
 
 
-def _denoiser(rehearsal: Any) -> str:
+def _denoiser(rehearsal: Rehearsal) -> str:
     votes = rehearsal.denoiser_votes
     if votes:
         return str(votes.most_common(1)[0][0])
     raise InputError(f"{type(rehearsal.pipe).__name__} has no denoiser that its scheduler steps, so nothing to train")
 
 
-def _rows(arguments: Any) -> int | None:
+def _rows(arguments: Frozen) -> int | None:
     first = next((spec for spec in arguments.tensors if spec.shape), None)
     return None if first is None else int(first.shape[0])
 
@@ -534,7 +506,7 @@ def _enable_checkpointing(twin: nn.Module) -> None:
     enable()
 
 
-def _encoders(rehearsal: Any, first: int, modules: Mapping[str, nn.Module], cached: bool) -> Iterator[ComponentCost]:
+def _encoders(rehearsal: Rehearsal, first: int, modules: Mapping[str, nn.Module], cached: bool) -> Iterator[ComponentCost]:
     """What runs before the denoiser, frozen: text and image encoders, ControlNets."""
     calls: dict[str, list[Any]] = {}
     for call in rehearsal.calls[:first]:
@@ -551,15 +523,12 @@ def _encoders(rehearsal: Any, first: int, modules: Mapping[str, nn.Module], cach
         )  # fmt: skip
 
 
-def _autoencoders(rehearsal: Any) -> set[str]:
+def _autoencoders(rehearsal: Rehearsal) -> set[str]:
     return {call.component for call in rehearsal.calls if call.method in ("encode", "decode")}
 
 
-def _vae(rehearsal: Any, modules: Mapping[str, nn.Module], batch: int, cached: bool) -> Iterator[ComponentCost]:
+def _vae(rehearsal: Rehearsal, modules: Mapping[str, nn.Module], batch: int, cached: bool) -> Iterator[ComponentCost]:
     """The encoding of the pictures: what the pipeline decodes into is what a training step encodes."""
-    from .replay import replay
-    from .signature import freeze
-
     decoded = next((c for c in rehearsal.calls if c.method == "decode" and c.output_shape is not None), None)
     if decoded is None:
         return

@@ -44,9 +44,9 @@ class UntrustedStructure(Exception):
 def why_untrusted(structure: Structure) -> str | None:
     """What makes a forward of a twin differ from the component's own, or None where nothing does.
 
-    Trusted: hooks of accelerate and diffusers that move or cast tensors, hooks of torch and transformers that are part of
-    the model. Not trusted: step caches, layer skipping, hooks and replaced ``forward`` methods of anybody else, because they can
-    skip, repeat or change work.
+    Trusted: hooks of accelerate and diffusers that move or cast tensors, and hooks of torch and transformers that
+    are part of the model. Not trusted: step caches, layer skipping, hooks and replaced ``forward`` methods of anybody
+    else, because they can skip, repeat or change work.
     """
     for part in structure.parts:
         attributes = part.attributes
@@ -114,7 +114,7 @@ def build_twin(structure: Structure) -> nn.Module:
     """
     memo: dict[int, Any] = {}
     for part in structure.parts:
-        memo[id(part.module)] = part.cls.__new__(part.cls)
+        memo[id(part.module)] = object.__new__(part.cls)
     for part in structure.parts:
         for tensor in (*part.parameters.values(), *part.buffers.values()):
             if tensor is not None and id(tensor) not in memo:
@@ -211,15 +211,15 @@ def _use_plain_linear(module: nn.Module) -> None:
 
 def _use_native_attention(module: nn.Module) -> None:
     """Whatever kernel attention used in the run, its products are those of PyTorch's own implementation."""
-    processor = getattr(module, "processor", None)
+    processor: Any = getattr(module, "processor", None)
     if getattr(processor, "_attention_backend", None) is not None:
         from diffusers.models.attention_dispatch import AttentionBackendName
 
         processor._attention_backend = AttentionBackendName.NATIVE
     if "XFormers" in type(processor).__name__ and hasattr(module, "set_use_memory_efficient_attention_xformers"):
-        module.set_use_memory_efficient_attention_xformers(False)
-    config = getattr(module, "config", None)
-    implementation = getattr(config, "_attn_implementation", None)
-    if implementation not in (None, "sdpa", "eager") and "flash" in str(implementation):
-        module.config = config = copy.copy(config)
+        module.set_use_memory_efficient_attention_xformers(False)  # type: ignore[operator]
+    config: Any = getattr(module, "config", None)
+    if "flash" in str(getattr(config, "_attn_implementation", None)):
+        config = copy.copy(config)
         config._attn_implementation = "sdpa"
+        module.config = config

@@ -71,6 +71,9 @@ def join_processes(device: str | None = None) -> Processes:
     ``device`` "cpu" forces the CPU. Processes exchange only a plan, so they talk over gloo on every device.
     """
     if int(os.environ.get("WORLD_SIZE", "1") or 1) <= 1 and not _started_by_mpi():
+        if "MASTER_ADDR" in os.environ and "KMP_BLOCKTIME" in os.environ and "RANK" not in os.environ:
+            # What `accelerate launch --cpu --num_processes N` leaves behind: without MPI it starts one process only.
+            logger.warning("accelerate started one process; for several on CPUs use --multi_gpu, see docs/BATCH.md")
         return Processes()
     import torch
     from accelerate import PartialState

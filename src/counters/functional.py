@@ -46,7 +46,7 @@ def _bound(names: str) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any,
     order = names.split()
 
     def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        given = dict(zip(order, args))
+        given = dict(zip(order, args, strict=False))
         given.update(kwargs)
         return tuple(given[name] for name in order)
 
@@ -104,7 +104,7 @@ def _attention_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> 
 
 
 def _conv_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    x, weight = _bind_linear(args, kwargs)
+    _, weight = _bind_linear(args, kwargs)
     return {CONV: out.numel() * prod(weight.shape[1:])}
 
 
@@ -121,11 +121,11 @@ def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     sizes: list[dict[str, int]] = []
-    for term, shape in zip(terms, shapes):
+    for term, shape in zip(terms, shapes, strict=False):
         head, dots, tail = term.partition("...")
         rest = len(shape) - len(head) - len(tail)
         labels = [*head, *(f".{i}" for i in range(rest, 0, -1)), *tail] if dots else list(term)
-        sizes.append(dict(zip(labels, shape)))
+        sizes.append(dict(zip(labels, shape, strict=False)))
     if arrow:
         ellipsis = {label for size in sizes for label in size if label.startswith(".")}
         output = set(right.replace("...", "")) | (ellipsis if "..." in right else set())
@@ -137,8 +137,7 @@ def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
     for index, following in enumerate(sizes[1:], start=1):
         needed = output.union(*(set(s) for s in sizes[index + 1 :]))
         summed = {
-            k for k in current.keys() & following.keys()
-            if k not in needed and current[k] != 1 and following[k] != 1
+            k for k in current.keys() & following.keys() if k not in needed and current[k] != 1 and following[k] != 1
         }
         merged = {k: max(current.get(k, 1), following.get(k, 1)) for k in current.keys() | following.keys()}
         if any(k not in needed for k in current.keys() & following.keys()):

@@ -90,7 +90,7 @@ def _thop_rules() -> dict[type[nn.Module], Rule]:
 
 
 @functools.cache
-def rule_for(module_type: type[nn.Module]) -> tuple[str, Rule] | None:
+def rule_for(module_type: Any) -> tuple[str, Rule] | None:
     """The op class and thop's rule for a module type, or None where thop has none that is used here."""
     rules = _thop_rules()
     if module_type in _PRODUCT_TYPES:
@@ -118,7 +118,8 @@ class _Shadow:
 
 def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tuple[str, int] | None:
     """Op class and operations that thop's rule gives for one call of ``module``; None without a rule."""
-    found = rule_for(type(module))
+    kind: Any = type(module)
+    found = rule_for(kind)
     if found is None:
         return None
     op_class, rule = found
@@ -156,7 +157,8 @@ class ModuleCounter:
         """Hook every module below ``root`` that has a rule (a twin: it is not restored on errors); undo by calling."""
         handles = []
         for module in root.modules():
-            if rule_for(type(module)) is None:
+            kind: Any = type(module)
+            if rule_for(kind) is None:
                 continue
             handles.append(module.register_forward_hook(self.after, with_kwargs=True))
             if type(module) in _PRODUCT_TYPES:

@@ -138,20 +138,46 @@ _EXTRA: dict[str, Formula] = {
 
 #: aten operators with products inside and no formula here: seen, they are reported instead of taken as zero
 _UNKNOWN_PRODUCTS = frozenset(
-    """_cudnn_rnn miopen_rnn _thnn_differentiable_lstm_cell_backward _trilinear ormqr cholesky_solve
-    linalg_solve_ex _linalg_solve_ex linalg_lu_factor_ex linalg_lu_solve linalg_inv_ex linalg_qr _linalg_svd
-    _linalg_eigh linalg_eig linalg_cholesky_ex linalg_lstsq linalg_matrix_exp matrix_exp linalg_ldl_factor_ex
-    linalg_householder_product triangular_solve linalg_solve_triangular _sparse_mm sparse_sampled_addmm
-    _linalg_det _linalg_slogdet _padded_dense_to_jagged_forward""".split()
+    [
+        "_cudnn_rnn",
+        "miopen_rnn",
+        "_thnn_differentiable_lstm_cell_backward",
+        "_trilinear",
+        "ormqr",
+        "cholesky_solve",
+        "linalg_solve_ex",
+        "_linalg_solve_ex",
+        "linalg_lu_factor_ex",
+        "linalg_lu_solve",
+        "linalg_inv_ex",
+        "linalg_qr",
+        "_linalg_svd",
+        "_linalg_eigh",
+        "linalg_eig",
+        "linalg_cholesky_ex",
+        "linalg_lstsq",
+        "linalg_matrix_exp",
+        "matrix_exp",
+        "linalg_ldl_factor_ex",
+        "linalg_householder_product",
+        "triangular_solve",
+        "linalg_solve_triangular",
+        "_sparse_mm",
+        "sparse_sampled_addmm",
+        "_linalg_det",
+        "_linalg_slogdet",
+        "_padded_dense_to_jagged_forward",
+    ]
 )
 
 _EXTRA_PACKETS: dict[Any, Formula] = {getattr(aten, name): f for name, f in _EXTRA.items() if hasattr(aten, name)}
 _CONVOLUTIONS = frozenset(
-    name for name in (*_EXTRA, "convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward")
+    name
+    for name in (*_EXTRA, "convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward")
     if "conv" in name
 )
 #: operator namespaces whose operators are known: the rest are somebody's kernels
-_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler", "inductor", "_c10d_functional", "c10d", "debugprims"})
+_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler", "debugprims"})
 
 
 def op_name(func: Any) -> str:
