@@ -77,39 +77,75 @@ def profile_model(
         InputError: a value that the model cannot take, named in the message.
         ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
     """
-    sizes = {
-        "height": height,
-        "width": width,
-        "number of steps": steps,
-        "batch": batch,
-        "number of tokens": token_count,
-    }
+    _check_positive({"height": height, "width": width, "number of steps": steps, "batch": batch})
+    runs = ModelDryRuns(model, token_count=token_count, revision=revision, variant=variant)
+    return runs.profile(
+        height=height, width=width, steps=steps, guidance_scale=guidance_scale, batch=batch, prompt=prompt
+    )
+
+
+class ModelDryRuns:
+    """Dry runs of one model, which is built once: a signature that one run counted is not counted again in the next.
+
+    Arguments and exceptions are those of :func:`profile_model`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        token_count: int | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> None:
+        _check_positive({"number of tokens": token_count})
+        from .model_manager import build_pipeline_without_weights
+
+        self.model = model
+        self._pipe = build_pipeline_without_weights(
+            model, token_count=token_count, revision=revision, variant=variant
+        )
+        self._known = KnownCounts()
+
+    def profile(
+        self,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch: int = 1,
+        prompt: str | None = None,
+    ) -> ComputeProfile:
+        """The profile of one generation."""
+        from . import catalog
+
+        _check_positive({"height": height, "width": width, "number of steps": steps, "batch": batch})
+        entry = catalog.find(self.model) if isinstance(self.model, str) else None
+        guidance = entry.defaults.guidance_argument if entry is not None else "guidance_scale"
+        parameters = inspect.signature(type(self._pipe).__call__).parameters
+        arguments: dict[str, Any] = {}
+        for name, what, value in (
+            ("height", "height", height),
+            ("width", "width", width),
+            ("num_inference_steps", "number of steps", steps),
+            (guidance, "guidance scale", guidance_scale),
+            ("prompt", "prompt", prompt),
+        ):
+            if value is None:
+                continue
+            if name not in parameters:
+                raise InputError(f"{self.model} ({type(self._pipe).__name__}) takes no {what}.")
+            arguments[name] = value
+        if batch > 1:
+            arguments[batch_argument(self._pipe)] = batch
+        return _dry_run_of_model(self.model, self._pipe, arguments, self._known)
+
+
+def _check_positive(sizes: Mapping[str, int | None]) -> None:
     for what, size in sizes.items():
         if size is not None and size < 1:
             raise InputError(f"The {what} must be at least 1, not {size}.")
-    from . import catalog
-    from .model_manager import build_pipeline_without_weights
-
-    pipe = build_pipeline_without_weights(model, token_count=token_count, revision=revision, variant=variant)
-    entry = catalog.find(model) if isinstance(model, str) else None
-    guidance = entry.defaults.guidance_argument if entry is not None else "guidance_scale"
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    arguments: dict[str, Any] = {}
-    for name, what, value in (
-        ("height", "height", height),
-        ("width", "width", width),
-        ("num_inference_steps", "number of steps", steps),
-        (guidance, "guidance scale", guidance_scale),
-        ("prompt", "prompt", prompt),
-    ):
-        if value is None:
-            continue
-        if name not in parameters:
-            raise InputError(f"{model} ({type(pipe).__name__}) takes no {what}.")
-        arguments[name] = value
-    if batch > 1:
-        arguments[batch_argument(pipe)] = batch
-    return _dry_run_of_model(model, pipe, arguments)
 
 
 def batch_argument(pipe: Any) -> str:
@@ -125,18 +161,28 @@ def batch_argument(pipe: Any) -> str:
     raise InputError(f"{type(pipe).__name__} makes one picture a call: no other batch is possible.")
 
 
-def _dry_run_of_model(model: str | os.PathLike[str], pipe: Any, given: Mapping[str, Any]) -> ComputeProfile:
+def _dry_run_of_model(
+    model: str | os.PathLike[str], pipe: Any, given: Mapping[str, Any], known: KnownCounts | None = None
+) -> ComputeProfile:
     from .model_manager import default_call_arguments
 
     arguments = {**default_call_arguments(model, pipe, given), **given}
-    return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model))
+    return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model), known=known)
 
 
 def run_dry(
-    pipe: Any, call_arguments: Mapping[str, Any], *, owned: bool = False, model_id: str | None = None
+    pipe: Any,
+    call_arguments: Mapping[str, Any],
+    *,
+    owned: bool = False,
+    model_id: str | None = None,
+    known: KnownCounts | None = None,
 ) -> ComputeProfile:
-    """:func:`dry_run` of a pipeline; ``owned`` says that its meta components may themselves serve as twins."""
-    rehearsal = Rehearsal(pipe, owned)
+    """:func:`dry_run` of a pipeline; ``owned`` says that its meta components may themselves serve as twins.
+
+    ``known`` holds what earlier dry runs of the same owned pipeline counted, and gets what this one counts.
+    """
+    rehearsal = Rehearsal(pipe, owned, known)
     arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
     started = time.perf_counter()
     with _quiet(), torch.random.fork_rng(devices=[]), WriteWatch(), rehearsal.watching(), rehearsal.outside:
@@ -152,6 +198,8 @@ def run_dry(
                     f"The dry run of {rehearsal.facts.pipeline} stopped{where}: {type(error).__name__}: {error}"
                 ) from error
             raise InputError(f"{rehearsal.facts.pipeline} does not accept these arguments: {error}") from error
+        finally:
+            rehearsal.remember()
     rehearsal.count_seconds = time.perf_counter() - started
     if not rehearsal.calls and not rehearsal.direct:
         raise DiffmeterError(f"{rehearsal.facts.pipeline} called none of its components in the dry run.")
@@ -160,21 +208,51 @@ def run_dry(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Zeros instead of pictures make NumPy and the image code warn; nobody wants to read that."""
+    """Zeros instead of pictures make NumPy, the image code and the pipelines warn; nobody wants to read that."""
     import numpy as np
 
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        yield
+    libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [library.level for library in libraries]
+    try:
+        for library in libraries:
+            library.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.setLevel(level)
+
+
+class KnownCounts:
+    """What dry runs of one owned pipeline counted so far, for its next dry run.
+
+    Counts are handed on only while the twin is, part by part, what it was when they were made.
+    """
+
+    def __init__(self) -> None:
+        self._by_component: dict[str, tuple[TwinCounts, Structure]] = {}
+
+    def of(self, name: str, twin: nn.Module) -> tuple[TwinCounts, Structure] | None:
+        """The counts of a component and the structure that they hold for, if its twin still has that structure."""
+        found = self._by_component.get(name)
+        if found is None or found[0].twin is not twin or found[0].stateful or not found[1]._equals(Structure(twin)):
+            return None
+        return found
+
+    def keep(self, name: str, counts: TwinCounts, picture: Structure) -> None:
+        """Hand on the counts of a component."""
+        self._by_component[name] = (counts, picture)
 
 
 class Rehearsal(Recorder):
     """Records a dry run and plays the components' part in it."""
 
-    def __init__(self, pipe: Any, owned: bool = False) -> None:
+    def __init__(self, pipe: Any, owned: bool = False, known: KnownCounts | None = None) -> None:
         original = parts_of(pipe)
         self.facts = describe_pipeline(pipe, original)
         self.count_seconds = 0.0
+        self._known = known
         stand_ins: dict[int, Any] = {}
         self._counts: dict[str, TwinCounts] = {}
         self._pictures: dict[str, Structure] = {}
@@ -202,8 +280,18 @@ class Rehearsal(Recorder):
         if untrusted is not None and not stateful:
             self._unknowable[name] = f"{untrusted}: what it does to the work shows only in a real run"
         twin.__class__ = _on_cpu(type(twin))
-        self._counts[name] = TwinCounts(twin, stateful)
+        known = None if self._known is None else self._known.of(name, twin)
+        if known is None:
+            self._counts[name] = TwinCounts(twin, stateful)
+        else:
+            self._counts[name], self._pictures[name] = known
         return twin
+
+    def remember(self) -> None:
+        """Hand what was counted on to the next dry run."""
+        if self._known is not None:
+            for name, picture in self._pictures.items():
+                self._known.keep(name, self._counts[name], picture)
 
     def _on_component(self, name: str, module: nn.Module, method: str, proceed: Any, args: Any, kwargs: Any) -> Any:
         record = self.new_call(name, method, None, freeze(args, kwargs))
@@ -285,7 +373,7 @@ _on_cpu_classes: dict[type, type] = {}
 
 def _on_cpu(cls: type) -> type:
     """A class whose instances say that they are on the CPU, where the dry run's tensors are."""
-    if not hasattr(cls, "device"):
+    if not hasattr(cls, "device") or cls in _on_cpu_classes.values():
         return cls
     known = _on_cpu_classes.get(cls)
     if known is None:

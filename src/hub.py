@@ -358,11 +358,18 @@ def hub_error(error: BaseException, model_id: str, revision: str | None = None) 
         return TemporaryHubError(f"{name} could not be fetched: the hub did not answer in time.")
     if any("Consistency check failed" in str(link) for link in chain):
         return TemporaryHubError(f"{name} could not be fetched: a file arrived incomplete.")
+    if any(type(link).__name__ in ("RemoteProtocolError", "ReadError", "ChunkedEncodingError") for link in chain):
+        return TemporaryHubError(f"{name} could not be fetched: the connection to the hub broke off.")
     if first(errors.LocalEntryNotFoundError) or any(_is_connection_error(link) for link in chain):
         kind = ModelLoadError if _unreachable() else TemporaryHubError
         return kind(
             f"{name} is not in the local cache and the hub cannot be reached: check the connection and HF_ENDPOINT."
         )
+    # diffusers says with these words that the listing of a repository lacks what was asked for.
+    if "variant=" in str(error) and "no such modeling files" in str(error):
+        return ModelLoadError(f"{name} has no weights of the variant that was asked for.")
+    if "necessary `safetensors` weights" in str(error):
+        return ModelLoadError(f"{name} lacks weights in the safetensors format; no other format is loaded.")
     return ModelLoadError(f"{name} could not be loaded: {_first_line(error)}.")
 
 
@@ -386,8 +393,9 @@ def _status(error: Any) -> int | None:
 
 
 def _is_connection_error(error: BaseException) -> bool:
+    # By name, since huggingface_hub has changed its HTTP library more than once.
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ConnectionError", "NetworkError", "TransportError", "RemoteProtocolError"})
+    return bool(names & {"ConnectionError", "NetworkError", "TransportError"})
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -362,7 +362,7 @@ class _Plan:
         try:
             pipeline = DiffusionPipeline.from_pretrained(
                 str(folder),
-                torch_dtype=self.dtype,
+                **{_dtype_argument(): self.dtype},
                 use_safetensors=True,
                 variant=self.variant,
                 local_files_only=True,
@@ -378,6 +378,14 @@ class _Plan:
             raise ModelLoadError(f"{self.name!r} could not be loaded: {weights_check.reason(error)}.") from error
         pipeline.register_to_config(_name_or_path=self.name)
         return pipeline
+
+
+def _dtype_argument() -> str:
+    """The argument of ``from_pretrained`` that takes the dtype: diffusers 0.42 renamed it."""
+    import diffusers
+    from packaging.version import Version
+
+    return "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 
 
 def _plan(

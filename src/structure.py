@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .signature import _ATOMS, TensorSpec
 
 #: attributes that every module has
 _BASE_KEYS = frozenset(nn.Module().__dict__)
 _HOOK_KEYS = ("_forward_hooks", "_forward_pre_hooks")
+_NO_HOOKS: dict[str, dict[int, Any]] = {}
+#: attributes that say that a forward is not simply the class's
+_ALTERED_KEYS = ("forward", "_hf_hook", "_diffusers_hook")
 _ATOM_TYPES = frozenset(_ATOMS)
 #: configurations: shared with the twin, never written by a forward
 _SHARED_KEYS = frozenset({"config", "_internal_dict", "generation_config"})
 _UNINTERESTING = _BASE_KEYS | _SHARED_KEYS
-#: classes of torch itself whose attributes need no second look
+#: torch's own layers: most of a model, and pictured only when one of them is about to be written to
 _PLAIN_MODULES = frozenset(
     {nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.SiLU, nn.GELU, nn.Dropout, nn.Conv2d, nn.ModuleList, nn.Sequential}
     | {nn.Conv1d, nn.Conv3d, nn.Embedding, nn.Identity, nn.RMSNorm, nn.ModuleDict}
@@ -36,7 +41,7 @@ _PLAIN_MODULES = frozenset(
 
 
 class WriteWatch:
-    """Counts writes of module attributes that change something, while anybody watches.
+    """Notices writes of module attributes that change something, while anybody watches.
 
     ``nn.Module.__setattr__`` and ``__delattr__`` are replaced while at least one watch is open and put back by the
     last one. The counter is shared by all threads: a write elsewhere costs a comparison, never a wrong answer.
@@ -69,27 +74,35 @@ class WriteWatch:
 
         def __setattr__(self: nn.Module, name: str, value: Any) -> None:
             if self.__dict__.get(name, missing) is not value:
-                WriteWatch.count += 1
+                _before_write(self)
             set_original(self, name, value)
 
         def __delattr__(self: nn.Module, name: str) -> None:
-            WriteWatch.count += 1
+            _before_write(self)
             delete_original(self, name)
 
         nn.Module.__setattr__ = __setattr__  # type: ignore[method-assign]
         nn.Module.__delattr__ = __delattr__  # type: ignore[method-assign]
 
 
+def _before_write(module: nn.Module) -> None:
+    WriteWatch.count += 1
+    if type(module) in _PLAIN_MODULES:
+        for structure in list(_pictures):
+            structure.keep(module)
+
+
 class Part:
     """One module of the tree as it was: its class, its attributes and what they held."""
 
-    __slots__ = ("attributes", "buffers", "cls", "module", "modules", "parameters")
+    __slots__ = ("attributes", "buffers", "cls", "hooks", "module", "modules", "parameters")
 
     def __init__(self, module: nn.Module) -> None:
         values = module.__dict__
         self.module = module
         self.cls = _public_class(type(module))
         self.attributes = values.copy()
+        self.hooks = {key: dict(values[key]) for key in _HOOK_KEYS if values[key]} or _NO_HOOKS
         # an empty table is shared: it stays empty, or a write is seen
         self.modules = values["_modules"] and values["_modules"].copy()
         self.parameters = values["_parameters"] and values["_parameters"].copy()
@@ -106,16 +119,21 @@ class Structure:
 
     Attributes:
         root: the module pictured.
-        parts: each module of the tree, parents first.
+        altered: parts with hooks, or with a ``forward`` of their own.
         helpers: objects in the modules' attributes that decide work (attention processors and the like), with a
             copy of their own attributes.
     """
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
-        self._writes = WriteWatch.count
-        self.parts: list[Part] = []
+        self.altered: list[Part] = []
         self.helpers: dict[int, tuple[Any, dict[str, Any]]] = {}
+        self._writes = WriteWatch.count
+        self._hooks_made = RemovableHandle.next_id
+        self._nodes: dict[int, nn.Module] = {}
+        self._kept: dict[int, Part] = {}
+        self._child_tables: list[dict[str, nn.Module | None]] = []
+        self._containers: list[tuple[Any, Any]] = []
         collecting = gc.isenabled()
         gc.disable()  # thousands of small dictionaries, none of them garbage
         try:
@@ -123,25 +141,36 @@ class Structure:
         finally:
             if collecting:
                 gc.enable()
-        live = [part.module for part in self.parts]
-        self._hook_tables = [module.__dict__[key] for module in live for key in _HOOK_KEYS]
-        self._hooks = sum(map(len, self._hook_tables))
-        self._child_tables = [module._modules for module in live if module._modules]
         self._children = list(chain.from_iterable(map(dict.values, self._child_tables)))
+        _pictures.add(self)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Each module of the tree as it was, parents first."""
+        return [self._kept.get(key) or Part(module) for key, module in self._nodes.items()]
+
+    def keep(self, module: nn.Module) -> None:
+        """Picture a plain layer of this tree before it changes."""
+        if id(module) in self._nodes and id(module) not in self._kept:
+            self._kept[id(module)] = Part(module)
 
     def _picture(self) -> None:
-        seen: set[int] = set()
-        stack = [self.root]
+        nodes, stack = self._nodes, [self.root]
         while stack:
             module = stack.pop()
-            if id(module) in seen:
+            if id(module) in nodes:
                 continue
-            seen.add(id(module))
-            part = Part(module)
-            self.parts.append(part)
-            if part.modules:
-                stack.extend(child for child in part.modules.values() if child is not None)
-            if type(module) not in _PLAIN_MODULES:
+            nodes[id(module)] = module
+            values = module.__dict__
+            children = values["_modules"]
+            if children:
+                self._child_tables.append(children)
+                stack.extend(child for child in children.values() if child is not None)
+            altered = values["_forward_hooks"] or values["_forward_pre_hooks"] or any(k in values for k in _ALTERED_KEYS)
+            if altered or type(module) not in _PLAIN_MODULES:
+                part = self._kept[id(module)] = Part(module)
+                if altered:
+                    self.altered.append(part)
                 self._look_into(part)
 
     def _look_into(self, part: Part) -> None:
@@ -150,38 +179,50 @@ class Structure:
             value = attributes[name]
             if isinstance(value, torch.Tensor):  # a picture keeps no activation alive
                 attributes[name] = TensorSpec.of(value)
-            elif isinstance(value, (list, dict)):
-                attributes[name] = value.copy()
+            elif type(value) in (list, dict, set):
+                attributes[name] = copied = _copy_container(value)
+                self._containers.append((value, copied))
             elif hasattr(value, "__dict__") and not callable(getattr(value, "__func__", None)):
                 if id(value) not in self.helpers and not isinstance(value, (type, nn.Module)):
-                    self.helpers[id(value)] = (value, dict(value.__dict__))
+                    self.helpers[id(value)] = (value, _copy_container(value.__dict__))
 
     def same(self) -> bool:
         """Whether the tree is, for all that decides its work, what it was when the picture was taken."""
-        if WriteWatch.count != self._writes:
-            if not self._equals(Structure(self.root)):
+        if WriteWatch.count != self._writes or RemovableHandle.next_id != self._hooks_made:
+            now = Structure(self.root)
+            if not self._equals(now):
                 return False
-            self._writes = WriteWatch.count
-        if sum(map(len, self._hook_tables)) != self._hooks:
-            return False
+            self._writes, self._hooks_made = now._writes, now._hooks_made
         if list(chain.from_iterable(map(dict.values, self._child_tables))) != self._children:
             return False
         try:
-            return all(value.__dict__ == kept for value, kept in self.helpers.values())
-        except Exception:  # an attribute that does not compare: a tensor, an array
+            return all(value == kept for value, kept in self._containers) and all(
+                value.__dict__ == kept for value, kept in self.helpers.values()
+            )
+        except Exception:  # something inside does not compare: a tensor, an array
             return False
 
     def _equals(self, other: Structure) -> bool:
-        if len(self.parts) != len(other.parts) or self._hooks != other._hooks:
+        if self._nodes.keys() != other._nodes.keys() or self.helpers.keys() != other.helpers.keys():
             return False
-        return all(_same_part(a, b) for a, b in zip(self.parts, other.parts, strict=False)) and all(
-            key in self.helpers and _same_values(self.helpers[key][1], kept)
-            for key, (_, kept) in other.helpers.items()
-        )
+        return all(
+            _same_part(part, other._kept.get(key) or Part(part.module)) for key, part in self._kept.items()
+        ) and all(_same_values(self.helpers[key][1], kept) for key, (_, kept) in other.helpers.items())
+
+
+_pictures: weakref.WeakSet[Structure] = weakref.WeakSet()
+
+
+def _copy_container(value: Any) -> Any:
+    if type(value) is dict:
+        return {name: _copy_container(item) for name, item in value.items()}
+    if type(value) is list:
+        return [_copy_container(item) for item in value]
+    return value.copy() if type(value) is set else value
 
 
 def _same_part(a: Part, b: Part) -> bool:
-    if a.module is not b.module or a.cls is not b.cls or a.modules != b.modules:
+    if a.module is not b.module or a.cls is not b.cls or a.modules != b.modules or a.hooks != b.hooks:
         return False
     return _same_values(a.attributes, b.attributes, skip=_BASE_KEYS - {"training"}) and all(
         (mine is None) == (theirs is None) and (mine is None or theirs is None or mine.shape == theirs.shape)

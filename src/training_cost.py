@@ -419,7 +419,10 @@ def training_cost(
         name, type(modules[name]).__name__, "denoiser", params, trained, counted.forward_macs,
         counted.backward_macs, counted.recomputed_macs, reason=unknown,
     )  # fmt: skip
-    components = [*_encoders(rehearsal, first, modules, cache_text), *_vae(rehearsal, modules, batch_size, cache_latents)]
+    components = [
+        *_encoders(rehearsal, first, modules, cache_text),
+        *_vae(rehearsal, modules, batch_size, cache_latents),
+    ]
     return TrainingCost(
         model=model,
         method=method,
@@ -506,7 +509,9 @@ def _enable_checkpointing(twin: nn.Module) -> None:
     enable()
 
 
-def _encoders(rehearsal: Rehearsal, first: int, modules: Mapping[str, nn.Module], cached: bool) -> Iterator[ComponentCost]:
+def _encoders(
+    rehearsal: Rehearsal, first: int, modules: Mapping[str, nn.Module], cached: bool
+) -> Iterator[ComponentCost]:
     """What runs before the denoiser, frozen: text and image encoders, ControlNets."""
     calls: dict[str, list[Any]] = {}
     for call in rehearsal.calls[:first]:
@@ -530,7 +535,7 @@ def _autoencoders(rehearsal: Rehearsal) -> set[str]:
 def _vae(rehearsal: Rehearsal, modules: Mapping[str, nn.Module], batch: int, cached: bool) -> Iterator[ComponentCost]:
     """The encoding of the pictures: what the pipeline decodes into is what a training step encodes."""
     decoded = next((c for c in rehearsal.calls if c.method == "decode" and c.output_shape is not None), None)
-    if decoded is None:
+    if decoded is None or decoded.output_shape is None:
         return
     name = decoded.component
     twin = _twin(modules[name])

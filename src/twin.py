@@ -48,7 +48,7 @@ def why_untrusted(structure: Structure) -> str | None:
     are part of the model. Not trusted: step caches, layer skipping, hooks and replaced ``forward`` methods of anybody
     else, because they can skip, repeat or change work.
     """
-    for part in structure.parts:
+    for part in structure.altered:
         attributes = part.attributes
         registry = attributes.get("_diffusers_hook")
         if registry is not None:
@@ -60,8 +60,8 @@ def why_untrusted(structure: Structure) -> str | None:
                 return f"hook {type(attributes['_hf_hook']).__name__} on {part.cls.__name__}"
         elif "forward" in attributes and not _is_compiled(attributes["forward"]):
             return f"replaced forward of {part.cls.__name__}"
-        for key in ("_forward_hooks", "_forward_pre_hooks"):
-            for hook in attributes[key].values():
+        for hooks in part.hooks.values():
+            for hook in hooks.values():
                 if not _belongs_to_model(hook):
                     return f"forward hook {_name_of(hook)} on {part.cls.__name__}"
     return None
@@ -157,10 +157,13 @@ def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
     values["_modules"] = {name: None if m is None else memo[id(m)] for name, m in part.modules.items()}
     values["_parameters"] = {name: None if p is None else memo[id(p)] for name, p in part.parameters.items()}
     values["_buffers"] = {name: None if b is None else memo[id(b)] for name, b in part.buffers.items()}
-    for key in ("_forward_hooks", "_forward_pre_hooks"):
-        for number, hook in part.attributes[key].items():
+    for key, hooks in part.hooks.items():
+        for number, hook in hooks.items():
             if _belongs_to_model(hook):
                 values[key][number] = _copy(hook, memo)
+                for flag in (f"{key}_with_kwargs", f"{key}_always_called"):
+                    if number in part.attributes.get(flag, ()):
+                        values[flag][number] = True
     twin.__dict__.update(values)
 
 

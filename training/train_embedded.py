@@ -491,9 +491,9 @@ def compute_report(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> Ite
         ("scenes, one picture encoded", counter.tally.total, pool_total),
         ("UNet + text encoder, one picture forward and backward", unet_macs, unet_total),
     ):
-        yield f"{name}: {format_count(each, "MACs")}, all: {format_count(total, "MACs")}"
+        yield f"{name}: {format_count(each, 'MACs')}, all: {format_count(total, 'MACs')}"
     whole = vae_total + pool_total + unet_total
-    yield f"whole training: {format_count(whole, "MACs")} = {format_count(2 * whole, "FLOPs")}"
+    yield f"whole training: {format_count(whole, 'MACs')} = {format_count(2 * whole, 'FLOPs')}"
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -506,11 +506,11 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--vae-batch", type=int, default=16)
     parser.add_argument("--vae-lr", type=float, default=1.5e-3)
     parser.add_argument("--kl-weight", type=float, default=1e-4)
-    parser.add_argument("--unet-steps", type=int, default=16000)
+    parser.add_argument("--unet-steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--cooldown", type=float, default=0.25, help="last part of the steps in which the rate falls")
-    parser.add_argument("--pool", type=int, default=65536, help="training scenes, encoded once")
+    parser.add_argument("--pool", type=int, default=49152, help="training scenes, encoded once")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")

@@ -112,6 +112,16 @@ def _check_against_schema(spec: dict[str, Any], name: str) -> None:
     _check_finite(spec, name)
 
 
+_ONE_OR_LIST = {
+    "models": "a model id",
+    "prompts": "a string",
+    "negative_prompts": "a string or null",
+    "seeds": "a whole number of at least 0",
+    "steps": "a whole number of at least 1",
+    "guidance_scale": "a number of at least 0",
+}
+
+
 def _reason(error: Any) -> str:
     """What the schema asks for at the place of ``error``, in words."""
     value, rule = error.validator_value, error.validator
@@ -123,7 +133,10 @@ def _reason(error: Any) -> str:
         "maxItems": lambda: f"it takes at most {value} entries",
         "minLength": lambda: "it must not be empty",
     }
-    return words[rule]() if rule in words else "that is not allowed there (docs/BATCH.md describes the spec)"
+    if rule in words:
+        return words[rule]()
+    what = _ONE_OR_LIST.get(str(error.absolute_path[0]) if error.absolute_path else "")
+    return f"it must be {what}, or a list of such" if what else "that is not allowed there"
 
 
 def _check_finite(spec: dict[str, Any], name: str) -> None:

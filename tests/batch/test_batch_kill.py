@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from batch_checks import SHAPES, check_complete, check_folder, requests_for
+
+from tests.batch.batch_checks import SHAPES, check_complete, check_folder, requests_for
 
 ROUNDS = 30
 PROFILED_ROUNDS = 5
@@ -21,7 +22,7 @@ PROFILED_ROUNDS = 5
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_batches_lose_nothing_and_resume(tmp_path: Path) -> None:
     command = [sys.executable, Path(__file__).with_name("kill_harness.py"), tmp_path, ROUNDS, PROFILED_ROUNDS, 2024]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     result = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=400
     )

@@ -1,0 +1,37 @@
+"""What holds for every test: no hub but the one of ``tests/hub_server.py``, no token, a cache of its own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+_HOME = tempfile.mkdtemp(prefix="diffmeter-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+
+# huggingface_hub reads these when it is first imported, so they are set before any test module is.
+os.environ.update(
+    HF_ENDPOINT=f"http://127.0.0.1:{_free_port()}",
+    HF_HOME=_HOME,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_ETAG_TIMEOUT="1",
+    HF_HUB_DOWNLOAD_TIMEOUT="1",
+    TRANSFORMERS_VERBOSITY="error",
+    DIFFUSERS_VERBOSITY="error",
+)
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(_name, None)
+for _name in [name for name in os.environ if name.startswith("DIFFMETER_") or name == "ENABLE_COMPUTE_PROFILING"]:
+    del os.environ[_name]

@@ -1,0 +1,154 @@
+"""The training script, on a few steps of small batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_embedded as train
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
+from shapes_data import render, sample_scene
+from torch import nn
+
+SMALL = ["--vae-steps", "2", "--vae-batch", "2", "--batch", "4", "--pool", "8", "--float32", "--device", "cpu"]
+
+
+def run(folder: Path, unet_steps: int, *more: str) -> Path:
+    train.main(["--run", str(folder), "--unet-steps", str(unet_steps), "--cooldown", "0", *SMALL, *more])
+    return folder / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two UNet steps without a break."""
+    folder = tmp_path_factory.mktemp("straight")
+    run(folder, 2)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(straight: Path) -> train.CLIPTokenizer:
+    return train.CLIPTokenizer.from_pretrained(straight / "tokenizer")
+
+
+def test_it_writes_a_pipeline_that_loads_and_draws(straight: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(straight / "pipeline", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float32}
+    assert pipe("a red circle", num_inference_steps=2).images[0].size == (64, 64)
+    assert json.loads((straight / "progress.json").read_text())["step"] == 2
+
+
+def test_a_resumed_run_ends_with_the_same_weights(straight: Path, tmp_path: Path) -> None:
+    run(tmp_path, 1)
+    run(tmp_path, 2)
+    ends = [torch.load(folder / "diffusion.pt", weights_only=True) for folder in (straight, tmp_path)]
+    for part in ("unet", "text_encoder"):
+        for name, value in ends[0][part].items():
+            assert torch.equal(value, ends[1][part][name]), name
+    assert all(torch.equal(*pair) for pair in zip(ends[0]["average"], ends[1]["average"], strict=True))
+
+
+def test_it_prints_its_own_compute(capsys: pytest.CaptureFixture[str], tokenizer: train.CLIPTokenizer) -> None:
+    lines = list(train.compute_report(train.parse_options(["--unet-steps", "10"]), tokenizer))
+    assert len(lines) == 4 and all("MACs" in line for line in lines) and "FLOPs" in lines[-1]
+
+
+def test_backward_products_are_counted_too() -> None:
+    layer = nn.Linear(5, 7, bias=False)
+    x = torch.ones(3, 5, requires_grad=True)
+    # Forward 3 x 5 x 7, then one product of that size each for the input's and the weight's gradient.
+    assert train.count_macs(lambda: layer(x).sum()) == 3 * 3 * 5 * 7
+
+
+def test_the_tokenizer_knows_every_word_and_survives_any_other(tokenizer: train.CLIPTokenizer) -> None:
+    words = "a red circle to the left of an orange star on a gradient background underneath".split()
+    assert [tokenizer.decode([i]) for i in tokenizer(" ".join(words)).input_ids[1:-1]] == words
+    assert tokenizer("RED Circle").input_ids == tokenizer("red circle").input_ids
+    for text in ("", "zebra 42!", "\u732b \U0001f600 \u00fc", "x" * 500, "a\nb\tc"):
+        ids = train.tokenize(tokenizer, [text])
+        assert ids.shape == (1, 32) and int(ids.max()) < len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (80, 1.0), (90, 0.5), (99, 0.05)]
+)
+def test_learning_rate_rises_stays_and_falls(step: int, rate: float) -> None:
+    assert train.learning_rate(step, steps=100, peak=1.0, warmup=10, cooldown=0.2) == pytest.approx(rate)
+
+
+def test_standardized_latents_decode_to_the_same_picture() -> None:
+    torch.manual_seed(0)
+    vae = train.build_vae().eval()
+    rng = np.random.default_rng(0)
+    pictures = torch.from_numpy(render([sample_scene(rng) for _ in range(8)]))
+    with torch.no_grad():
+        before = vae.encode(pictures).latent_dist
+        picture = vae.decode(before.mean).sample
+        deviation = before.mean.std((0, 2, 3))
+        train.standardize_latents(vae, pictures)
+        after = vae.encode(pictures).latent_dist
+        assert torch.allclose(vae.decode(after.mean).sample, picture, atol=1e-4)
+        assert torch.allclose(after.std * deviation[:, None, None], before.std, rtol=1e-3)
+    assert torch.allclose(after.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+
+
+def test_the_average_is_swapped_in_and_out() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 1.0)
+    average = train.Average(layer)
+    nn.init.constant_(layer.weight, 2.0)
+    average.update(step=10)  # decay 11 / 20: 1 + (2 - 1) x 9 / 20
+    average.swap()
+    assert layer.weight.item() == pytest.approx(1.45)
+    average.swap()
+    assert layer.weight.item() == 2.0
+
+
+def test_the_last_training_step_is_pure_noise() -> None:
+    scheduler = train.build_scheduler()
+    clean, noise = torch.ones(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
+    noised, velocity = train.noised(scheduler, clean, noise, torch.tensor([999]))
+    # v = sqrt(alpha) noise - sqrt(1 - alpha) clean, which is -clean where alpha is 0.
+    assert torch.allclose(noised, noise, atol=1e-3) and torch.allclose(velocity, -clean, atol=1e-3)
+
+
+def test_two_workers_have_the_mean_gradient(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_average_in_worker, args=(str(tmp_path / "meeting"),), nprocs=2)
+
+
+def _average_in_worker(rank: int, meeting: str) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    worker = train.Worker(rank, 2, torch.device("cpu"))
+    weights = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3, 1))]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, rank + 1.0)
+    worker.average_gradients(weights)
+    for weight in weights:
+        assert weight.grad is not None and torch.equal(weight.grad, torch.full_like(weight, 1.5))
+    assert worker.share(64) == 32
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [["--batch", "63", "--workers", "2"], ["--workers", "0"], ["--pool", "0"]])
+def test_batches_that_cannot_be_shared_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.parse_options(options)
+    assert stopped.value.code == 2 and "must be a multiple of --workers" in capsys.readouterr().err
+
+
+def test_attention_of_training_and_of_the_shipped_model_agree() -> None:
+    torch.manual_seed(0)
+    unet = train.build_unet().eval()
+    x, states, step = torch.randn(1, 4, 16, 16), torch.randn(1, 32, 128), torch.tensor([500])
+    with torch.no_grad():
+        fused = unet(x, step, states).sample
+        unet.set_attn_processor(AttnProcessor())
+        assert torch.allclose(unet(x, step, states).sample, fused, atol=1e-4)
