@@ -32,7 +32,8 @@ $(STAMP_DEV): $(STAMP)
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py
+	$(BIN)/diffmeter generate --model diffmeter/shapes --prompt "a red circle" --seed 7 --num-images 2
+	@echo "The images are in outputs/, in the folder named above, each with its compute profile."
 
 lint: $(STAMP_DEV)
 	$(BIN)/ruff check .

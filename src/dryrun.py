@@ -23,7 +23,9 @@ from torch import nn
 from .errors import CountError, DiffmeterError, InputError
 from .live import OutsideCalls
 from .profile import ComputeProfile, build_profile, describe_pipeline
+from .provenance import foreign_code
 from .record import Recorder, TwinCounts, _uncompiled, parts_of
+from .replay import random_state_kept
 from .signature import freeze, map_leaves
 from .structure import Structure, WriteWatch
 from .twin import build_twin, why_untrusted
@@ -185,7 +187,7 @@ def run_dry(
     rehearsal = Rehearsal(pipe, owned, known)
     arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
     started = time.perf_counter()
-    with _quiet(), torch.random.fork_rng(devices=[]), WriteWatch(), rehearsal.watching(), rehearsal.outside:
+    with _quiet(), random_state_kept(), WriteWatch(), rehearsal.watching(), rehearsal.outside:
         rehearsal._home_is_watched = True
         try:
             rehearsal.pipe(**arguments)
@@ -276,8 +278,9 @@ class Rehearsal(Recorder):
                 twin = build_twin(structure)
             except Exception as error:
                 raise DiffmeterError(f"No stand-in for {name} could be made: {error}") from error
-        stateful = getattr(module, "_cache_config", None) is not None
-        if untrusted is not None and not stateful:
+        cached = getattr(module, "_cache_config", None) is not None
+        stateful = cached or foreign_code(structure) is not None
+        if untrusted is not None and not cached:
             self._unknowable[name] = f"{untrusted}: what it does to the work shows only in a real run"
         twin.__class__ = _on_cpu(type(twin))
         known = None if self._known is None else self._known.of(name, twin)

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 Proceed = Callable[..., Any]
 
@@ -36,7 +40,7 @@ class Watcher(Protocol):
 _lock = threading.RLock()
 _watchers: dict[int, list[Watcher]] = {}
 _classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
-_instance_wraps: dict[int, dict[str, Any]] = {}
+_instance_wraps: dict[int, dict[str, tuple[Any, Any]]] = {}
 
 
 def watchers_of(target: Any) -> list[Watcher]:
@@ -50,7 +54,11 @@ def watch(target: Any, watcher: Watcher) -> None:
         known = _watchers.setdefault(id(target), [])
         known.append(watcher)
         if len(known) == 1:
-            _install(target)
+            try:
+                _install(target)
+            except Exception as error:  # what runs inside is still seen, product by product
+                logger.warning("calls of %s are not reported one by one: %s", type(target).__name__, error)
+                _restore(target)
 
 
 def unwatch(target: Any, watcher: Watcher) -> None:
@@ -84,6 +92,9 @@ _GENERIC_BASES = frozenset({"PreTrainedModel", "DiffusionPipeline", "Generic", "
 
 
 def _install(target: Any) -> None:
+    if isinstance(target, torch.jit.ScriptModule):
+        _wrap_instance(target, ["forward"])
+        return
     if getattr(target, "_compiled_call_impl", None) is not None:
         _wrap_instance(target, ["_compiled_call_impl", *public_methods(type(target))])
         return
@@ -95,7 +106,9 @@ def _install(target: Any) -> None:
 
 
 def _restore(target: Any) -> None:
-    for name, original in _instance_wraps.pop(id(target), {}).items():
+    for name, (wrap, original) in _instance_wraps.pop(id(target), {}).items():
+        if target.__dict__.get(name) is not wrap:  # replaced by somebody in the meantime
+            continue
         if original is _ABSENT:
             target.__dict__.pop(name, None)
         else:
@@ -112,14 +125,15 @@ _ABSENT = object()
 def _wrap_instance(target: Any, names: Iterable[str]) -> None:
     wraps = _instance_wraps.setdefault(id(target), {})
     for name in names:
-        wraps[name] = target.__dict__.get(name, _ABSENT)
+        original = target.__dict__.get(name, _ABSENT)
         inner = getattr(target, name)
         method = "forward" if name == "_compiled_call_impl" else name
 
         def entry(*args: Any, _inner: Proceed = inner, _method: str = method, **kwargs: Any) -> Any:
             return _report(target, _method, _inner, args, kwargs)
 
-        target.__dict__[name] = functools.wraps(inner)(entry)
+        target.__dict__[name] = wrap = _looking_like(inner, entry)
+        wraps[name] = wrap, original
 
 
 def _entry_names(cls: type) -> list[str]:
@@ -139,7 +153,7 @@ def watched_class(cls: type) -> type:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__class__": property(lambda self: cls),
+        "__class__": property(lambda self: cls, lambda self, new: _set_class(self, watched_class(new))),
         "__reduce_ex__": _reduce_as_original,
     }
     for name in _entry_names(cls):
@@ -173,9 +187,13 @@ def _entry(cls: type, name: str) -> Callable[..., Any]:
             return original(self, *args, **kwargs)
         return _report(self, method, functools.partial(original, self), args, kwargs)
 
+    return _looking_like(original, entry)
+
+
+def _looking_like(original: Callable[..., Any], entry: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return functools.wraps(original)(entry)
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, RuntimeError):
         return entry
 
 

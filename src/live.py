@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -12,17 +14,29 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from .counters.functional import ATTENTION, CONV, LINEAR, MATMUL, FunctionCounter
+from .counters.functional import ATTENTION, CONV, LINEAR, MATMUL, PRODUCT_CLASSES, FunctionCounter
 from .counters.module_rules import ModuleCounter
 from .counters.op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
 from .counters.tally import Count
 
 
 class LiveCount:
-    """Both counters around a real call; ``count`` is there after the block."""
+    """Both counters around a real call; ``count`` is there after the block.
 
-    def __init__(self) -> None:
+    Args:
+        root: the component that is called.
+        functions: whether to look at the functions that Python code calls. PyTorch leaves its fused transformer
+            layers while anybody does, so that for these the operators alone decide.
+
+    Attributes:
+        failure: why the count does not hold, if it does not.
+    """
+
+    def __init__(self, root: nn.Module, functions: bool = True) -> None:
         self.count: Count | None = None
+        self.failure: str | None = None
+        self._root = root
+        self._by_functions = functions
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -30,10 +44,13 @@ class LiveCount:
         functions = FunctionCounter(modules.covered)
         operators = OpCounter()
         thread = threading.get_ident()
+        own = {id(module) for module in self._root.modules()}
 
         def before(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == thread:
                 modules.before(module)
+            elif id(module) in own and not getattr(_live, "running", False):
+                self.failure = "part of the work ran in another thread, where it is not seen"
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if threading.get_ident() == thread:
@@ -43,9 +60,28 @@ class LiveCount:
             stack.callback(register_module_forward_pre_hook(before).remove)
             stack.callback(register_module_forward_hook(after, with_kwargs=True).remove)
             stack.enter_context(operators)
-            stack.enter_context(functions)
+            if self._by_functions:
+                stack.enter_context(functions)
+            stack.enter_context(_marked_as_running())
             yield
-        self.count = Count.of(modules.macs + functions.macs, operators.tally)
+        macs = modules.macs + functions.macs
+        if not self._by_functions:
+            macs = Counter({name: n for name, n in modules.macs.items() if name not in PRODUCT_CLASSES})
+            for operator, n in operators.tally.macs.items():
+                macs[class_of_operator(operator)] += n
+        self.count = Count.of(macs, operators.tally)
+
+
+_live = threading.local()
+
+
+@contextlib.contextmanager
+def _marked_as_running() -> Iterator[None]:
+    outer, _live.running = getattr(_live, "running", False), True
+    try:
+        yield
+    finally:
+        _live.running = outer
 
 
 _CLASS_OF_OP = {"mm": LINEAR, "addmm": LINEAR, "linear": LINEAR, "bmm": MATMUL, "baddbmm": MATMUL, "matmul": MATMUL}
@@ -118,15 +154,23 @@ def _top_mode() -> Any:
     return torch.utils._python_dispatch._get_current_dispatch_mode()
 
 
-def outermost_module(belongs: Callable[[nn.Module], bool]) -> nn.Module | None:
-    """The outermost module on the Python stack that ``belongs``; None in plain pipeline or scheduler code."""
+def outermost_module(belongs: Callable[[nn.Module], bool], within: types.CodeType) -> nn.Module | None:
+    """The outermost module on the Python stack that ``belongs``; None in plain pipeline or scheduler code.
+
+    A module that does not belong, but runs inside the function ``within`` (a generation), is the second choice: a
+    pipeline may hold or make modules that are no components.
+    """
     frame = sys._getframe(1)
-    found = None
+    found = stranger = None
     while frame is not None:
+        if frame.f_code is within:
+            found = found or stranger
         names = frame.f_code.co_varnames
         if names and names[0] == "self" and frame.f_code.co_argcount:
             owner = frame.f_locals.get("self")
-            if isinstance(owner, nn.Module) and belongs(owner):
-                found = owner
+            if isinstance(owner, nn.Module):
+                stranger = owner
+                if belongs(owner):
+                    found = owner
         frame = frame.f_back  # type: ignore[assignment]
     return found

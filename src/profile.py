@@ -473,12 +473,14 @@ def build_profile(recorder: Recorder, facts: PipelineFacts, kind: str, model_id:
     timeline = []
     for record in recorder.calls:
         index = _place(entries.setdefault(record.component, []), record)
-        timeline.append(TimelineEntry(record.component, index, record.step, record.generation, record.seconds))
+        step = _step(recorder, record)
+        timeline.append(TimelineEntry(record.component, index, step, record.generation, record.seconds))
     for direct in recorder.direct.values():
         entries.setdefault(direct.component, []).append(_Entry.of_direct(direct))
     components = {}
     for name, listed in entries.items():
-        class_name, params, dtype = facts.components.get(name, ("", 0, None))
+        unlisted = (name, recorder.strangers.get(name, 0), None)
+        class_name, params, dtype = facts.components.get(name, unlisted)
         components[name] = ComponentProfile(name, class_name, params, tuple(e.call() for e in listed), dtype)
 
     denoisers = _denoisers(recorder, components)
@@ -517,6 +519,14 @@ def build_profile(recorder: Recorder, facts: PipelineFacts, kind: str, model_id:
         latent_shape=latent_shape,
         timeline=tuple(timeline),
     )
+
+
+def _step(recorder: Recorder, record: CallRecord) -> int | None:
+    """The step that a call belongs to; None for what comes after the last one."""
+    if record.step is None or record.generation < 0:
+        return None
+    made = recorder.generations[record.generation].steps
+    return record.step if record.step < made or not made else None
 
 
 class _Entry:

@@ -34,8 +34,10 @@ def foreign_code(structure: Structure) -> str | None:
     Looked at: the class of every module with all its methods (a method may be replaced on the class), and the
     functions and objects that modules hold in their attributes, such as attention processors.
     """
+    if structure.scripted is not None:
+        return f"compiled code of {structure.scripted}"
     checked: set[type] = set()
-    holders = [(part.cls, part.attributes) for part in structure._kept.values()]
+    holders = [(part.cls, part.attributes) for part in structure.parts_with_state]
     for cls in (*_PLAIN_MODULES, *(cls for cls, _ in holders)):
         name = _foreign_class(cls, checked)
         if name is not None:

@@ -25,7 +25,8 @@ from . import intercept
 from .counters.tally import Count
 from .errors import CountError, DiffmeterError, InputError
 from .live import LiveCount, OutsideCalls, outermost_module
-from .replay import Replay, replay
+from .provenance import foreign_code
+from .replay import Replay, random_state_kept, replay
 from .signature import Frozen, freeze, iter_tensors
 from .structure import Structure, WriteWatch
 from .twin import build_twin, why_untrusted
@@ -158,6 +159,7 @@ class Recorder:
         self.direct: dict[tuple[str, str], DirectProducts] = {}
         self.denoiser_votes: Counter[str] = Counter()
         self.notes: list[tuple[str, str]] = []
+        self.strangers: dict[str, int] = {}  # modules that are no components, with their parameters
         self._names = {id(module): name for name, module in self.parts.components.items()}
         self._owners: dict[int, tuple[str, str]] = {}
         self._home = threading.get_ident()
@@ -260,10 +262,12 @@ class Recorder:
         return record
 
     def _on_direct_product(self, operator: str, macs: int | None) -> None:
-        module = outermost_module(self._belongs)
+        module = outermost_module(self._belongs, Recorder._on_generation.__code__)
         if module is None:
             return
-        component, path = self._owners[id(module)]
+        component, path = self._owners.get(id(module)) or (type(module).__name__, type(module).__name__)
+        if component not in self.parts.components:
+            self.strangers[component] = sum(p.numel() for p in module.parameters())
         entry = self.direct.setdefault((component, path), DirectProducts(component, path))
         if macs is None:
             entry.unknown[operator] += 1
@@ -315,8 +319,9 @@ class TwinCounts:
     A second call of a signature is replayed again only if the forward looked at values, and those differ.
     """
 
-    def __init__(self, twin: nn.Module, stateful: bool = False) -> None:
+    def __init__(self, twin: nn.Module, stateful: bool = False, forget: bool = False) -> None:
         self.twin = twin
+        self.forget = forget  # each call finds the twin as it was made
         self.stateful = stateful  # it remembers earlier calls: every call is replayed, in order
         self._known: dict[tuple[str, Any], dict[Any, Replay | CountError]] = {}
         self._reads: dict[tuple[str, Any], frozenset[int]] = {}
@@ -334,7 +339,7 @@ class TwinCounts:
         if found is None:
             run = call or (self.twin if method == "forward" else getattr(self.twin, method))
             try:
-                found = replay(run, self.twin, arguments, stateful=self.stateful)
+                found = replay(run, self.twin, arguments, stateful=self.stateful, forget=self.forget)
                 self._reads[signature] = reads = reads | found.reads
             except CountError as error:
                 found = error
@@ -382,13 +387,14 @@ class Observation(Recorder):
         structure = self._structures.get(name)
         if structure is None or not structure.same():
             structure = self._structures[name] = Structure(_uncompiled(module))
-            self._untrusted[id(structure)] = why_untrusted(structure)
+            self._untrusted[id(structure)] = why_counted_in_run(structure)
         return self.new_call(name, method, structure, freeze(args, kwargs))
 
     def _carry_out(self, record: CallRecord | None, module: nn.Module, proceed: Any, args: Any, kwargs: Any) -> Any:
         if record is None:
             return proceed(*args, **kwargs)
-        live = LiveCount() if self._untrusted[id(record.structure)] is not None else None
+        why = self._untrusted[id(record.structure)]
+        live = None if why is None else LiveCount(module, functions=not _has_fused_layers(module))
         cuda = _is_on_cuda(args, kwargs)
         if cuda:
             start_event = torch.cuda.Event(enable_timing=True)
@@ -399,7 +405,9 @@ class Observation(Recorder):
         else:
             with live.running():
                 output = proceed(*args, **kwargs)
-            record.count, record.in_run = live.count, True
+            record.count, record.failure, record.in_run = live.count, live.failure, True
+            if live.failure is not None:
+                record.count = None
         if cuda:
             end_event = torch.cuda.Event(enable_timing=True)
             end_event.record()
@@ -422,7 +430,7 @@ class Observation(Recorder):
             if structure is None or id(structure) in self._twins or record.count is not None:
                 continue
             try:
-                self._twins[id(structure)] = TwinCounts(build_twin(structure))
+                self._twins[id(structure)] = TwinCounts(build_twin(structure), forget=True)
             except Exception as error:
                 self._twins[id(structure)] = CountError(f"no twin could be made: {type(error).__name__}: {error}")
         from .profile import describe_pipeline
@@ -453,8 +461,9 @@ class Observation(Recorder):
             if not self.calls and not self.direct:
                 raise DiffmeterError("No component was called in the observe block: run the pipeline inside it.")
             started = time.perf_counter()
-            for record, twin in zip(self.calls, self._record_twins, strict=False):
-                _count_record(record, twin)
+            with random_state_kept(), torch.no_grad():
+                for record, twin in zip(self.calls, self._record_twins, strict=False):
+                    _count_record(record, twin)
             self.count_seconds += time.perf_counter() - started
             from .profile import build_profile
 
@@ -475,6 +484,20 @@ def _count_record(record: CallRecord, twin: TwinCounts | CountError | None) -> N
         record.failure = str(error)
     else:
         record.take(counted)
+
+
+def why_counted_in_run(structure: Structure) -> str | None:
+    """Why a twin would not do to count the calls of a component that runs; None where it does."""
+    for part in structure.parts_with_state:
+        if part.cls is nn.TransformerEncoder and part.attributes.get("enable_nested_tensor"):
+            return "padding is left out of nested tensors"  # which the meta device does not have
+    return why_untrusted(structure) or foreign_code(structure)
+
+
+def _has_fused_layers(module: nn.Module) -> bool:
+    """Whether it has layers whose fused kernels the counting of functions would switch off, or hides its functions."""
+    kinds = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention, torch.jit.ScriptModule)
+    return any(isinstance(inside, kinds) for inside in module.modules())
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:

@@ -7,13 +7,16 @@ in the run. A value that is not known is assumed, once one way and once the othe
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -22,7 +25,8 @@ from .counters.module_rules import ModuleCounter
 from .counters.op_level import DispatchMode, OpTally
 from .counters.tally import Count
 from .errors import CountError
-from .signature import Frozen, TensorSpec
+from .signature import _ATOMS, Frozen, TensorSpec
+from .structure import _BASE_KEYS, _SHARED_KEYS
 
 #: results up to this many elements are computed for real while all their inputs are known
 KNOWN_LIMIT = 1 << 20
@@ -371,7 +375,62 @@ class Replay:
     problem: str | None = None
 
 
-def replay(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, *, stateful: bool = False) -> Replay:
+class _Held:
+    """What a twin holds at one moment: attributes, containers in them, small known tensors. ``restore`` puts it back."""
+
+    def __init__(self, root: torch.nn.Module) -> None:
+        self._containers: list[tuple[Any, Any]] = []
+        self._tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._seen: set[int] = set()
+        for module in root.modules():
+            self._keep(module.__dict__, 3)
+
+    def _keep(self, container: Any, depth: int) -> None:
+        if id(container) in self._seen:
+            return
+        self._seen.add(id(container))
+        self._containers.append((container, container.copy()))
+        if not depth:
+            return
+        for name, item in container.items() if isinstance(container, dict) else enumerate(container):
+            kind = type(item)
+            if kind in _ATOM_TYPES or name in _SHARED_KEYS or (kind in _CONTAINERS and not item and name in _BASE_KEYS):
+                continue
+            if kind in _CONTAINERS:
+                self._keep(item, depth - 1)
+            elif isinstance(item, torch.Tensor):
+                if not item.is_meta:
+                    self._tensors.append((item, item.detach().clone()))
+            elif hasattr(item, "__dict__") and not callable(item) or hasattr(kind, "_attention_backend"):
+                if not isinstance(item, (type, torch.nn.Module)):
+                    self._keep(item.__dict__, depth - 1)
+
+    def restore(self) -> None:
+        for container, kept in self._containers:
+            if isinstance(container, dict):
+                container.clear()
+                container.update(kept)
+            elif isinstance(container, list):
+                container[:] = kept
+            else:
+                container.clear()
+                container.update(kept)
+        for tensor, kept in self._tensors:
+            tensor.copy_(kept)
+
+
+_ATOM_TYPES = frozenset(_ATOMS)
+_CONTAINERS = frozenset({dict, list, set, collections.OrderedDict, collections.defaultdict})
+
+
+def replay(
+    call: Callable[..., Any],
+    root: torch.nn.Module,
+    arguments: Frozen,
+    *,
+    stateful: bool = False,
+    forget: bool = False,
+) -> Replay:
     """Count one call on a twin.
 
     Args:
@@ -379,14 +438,32 @@ def replay(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, *
         root: the twin, whose modules thop's rules are applied to.
         arguments: the frozen arguments.
         stateful: the twin remembers earlier calls (a step cache), so that a call cannot be tried a second time.
+        forget: put the twin back afterwards to what it was, as a record of what the run's component was at that call.
 
     Raises:
         CountError: the forward cannot run without real values.
     """
-    first = _run(call, root, arguments, assumption=False)
-    if first.assumed and (stateful or not _same_with_other_values(call, root, arguments, first)):
-        first.problem = UNKNOWN_VALUE
-    return first
+    before = _Held(root)
+    drawn = _drawn()
+    try:
+        first = _run(call, root, arguments, assumption=False)
+        if _drawn() != drawn:
+            first.problem = "the work may depend on random numbers of Python or NumPy"
+            return first
+        if not first.assumed:
+            return first
+        if stateful:
+            first.problem = UNKNOWN_VALUE
+            return first
+        after = _Held(root)
+        before.restore()
+        if not _same_with_other_values(call, root, arguments, first):
+            first.problem = UNKNOWN_VALUE
+        after.restore()
+        return first
+    finally:
+        if forget:
+            before.restore()
 
 
 def _same_with_other_values(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, first: Replay) -> bool:
@@ -410,7 +487,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
         return tensor
 
     args, kwargs = arguments.thaw(make)
-    with _attached(modules, root), warnings.catch_warnings(), torch.no_grad():
+    with _attached(modules, root), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with values, _HostValues(values), functions:
             try:
@@ -430,6 +507,24 @@ def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         detach()
+
+
+def _drawn() -> Any:
+    """Something that changes when a random number of Python or NumPy is drawn."""
+    numpy = np.random.get_state()
+    return random.getstate(), numpy[1].tobytes(), numpy[2]
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave every global random state as it was: PyTorch's on the CPU, Python's and NumPy's."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _first_line(error: BaseException) -> str:

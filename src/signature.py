@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import enum
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 #: integer and boolean tensors up to this many elements keep their values: masks, ids, lengths
@@ -76,6 +78,7 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
     """Freeze the arguments of a call (see :class:`Frozen`)."""
     tensors: list[TensorSpec] = []
     seen: dict[int, TensorSpec] = {}
+    objects: dict[int, tuple[Any, Any]] = {}  # met before, or being walked through: they may refer to each other
 
     def walk(value: Any) -> tuple[Any, Any]:
         if isinstance(value, torch.Tensor):
@@ -97,10 +100,19 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
             )
         if isinstance(value, torch.Generator):
             return _cpu_generator(), ("generator",)
+        if isinstance(value, types.MethodType):
+            return value, ("method", id(value.__self__), id(value.__func__))
         if callable(value) or isinstance(value, enum.Enum):
-            return value, (type(value).__qualname__, getattr(value, "__qualname__", id(value)))
-        frozen, keys = _freeze_object(value, walk)
-        return frozen, (type(value).__qualname__, *keys)
+            return value, (type(value).__qualname__, id(value))  # the tree keeps it alive: the id stays its own
+        if isinstance(value, (set, frozenset)):
+            return copy.copy(value), (type(value).__name__, *sorted(map(repr, value)))
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.copy(), (type(value).__name__, value.shape, str(value.dtype), value.tobytes())
+        if id(value) not in objects:
+            objects[id(value)] = _shallow_copy(value), ("object", len(objects))
+            frozen, keys = _freeze_object(value, objects[id(value)][0], walk)
+            return frozen, (type(value).__qualname__, *keys)
+        return objects[id(value)]
 
     tree, key = walk((tuple(args), dict(kwargs)))
     return Frozen(tree, key, tensors)
@@ -128,12 +140,15 @@ def _rebuild_mapping(like: Any, items: dict[Any, Any]) -> Any:
         return items
 
 
-def _freeze_object(value: Any, walk: Callable[[Any], tuple[Any, Any]]) -> tuple[Any, list[Any]]:
-    """A shallow copy of any other object with its attributes frozen (a key-value cache, a posterior, ...)."""
+def _shallow_copy(value: Any) -> Any:
+    return copy.copy(value) if hasattr(value, "__dict__") else value
+
+
+def _freeze_object(value: Any, clone: Any, walk: Callable[[Any], tuple[Any, Any]]) -> tuple[Any, list[Any]]:
+    """``clone`` with the attributes of ``value`` frozen: any other object (a key-value cache, a posterior, ...)."""
     attributes = getattr(value, "__dict__", None)
-    if attributes is None:
-        return value, [repr(type(value))]
-    clone = copy.copy(value)
+    if attributes is None:  # slots, slices, ranges: what they print, or which one it is
+        return value, [repr(value)]
     keys = []
     for name, item in attributes.items():
         frozen, key = walk(item)

@@ -10,11 +10,11 @@ as they happen (:class:`WriteWatch`); the few things that can change without suc
 
 from __future__ import annotations
 
+import collections
 import gc
 import threading
 import weakref
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
@@ -97,14 +97,14 @@ class Part:
 
     __slots__ = ("attributes", "buffers", "cls", "hooks", "module", "modules", "parameters")
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, children: dict[str, nn.Module | None] | None = None) -> None:
         values = module.__dict__
         self.module = module
         self.cls = _public_class(type(module))
         self.attributes = values.copy()
         self.hooks = {key: dict(values[key]) for key in _HOOK_KEYS if values[key]} or _NO_HOOKS
         # an empty table is shared: it stays empty, or a write is seen
-        self.modules = values["_modules"] and values["_modules"].copy()
+        self.modules = values["_modules"] and values["_modules"].copy() if children is None else children
         self.parameters = values["_parameters"] and values["_parameters"].copy()
         self.buffers = values["_buffers"] and values["_buffers"].copy()
 
@@ -132,7 +132,9 @@ class Structure:
         self._hooks_made = RemovableHandle.next_id
         self._nodes: dict[int, nn.Module] = {}
         self._kept: dict[int, Part] = {}
-        self._child_tables: list[dict[str, nn.Module | None]] = []
+        self._children: dict[int, tuple[Any, dict[str, nn.Module | None]]] = {}
+        self._forwards: dict[type, Any] = {}
+        self.scripted: str | None = None
         self._containers: list[tuple[Any, Any]] = []
         collecting = gc.isenabled()
         gc.disable()  # thousands of small dictionaries, none of them garbage
@@ -141,18 +143,26 @@ class Structure:
         finally:
             if collecting:
                 gc.enable()
-        self._children = list(chain.from_iterable(map(dict.values, self._child_tables)))
         _pictures.add(self)
 
     @property
     def parts(self) -> list[Part]:
         """Each module of the tree as it was, parents first."""
-        return [self._kept.get(key) or Part(module) for key, module in self._nodes.items()]
+        return [
+            self._kept.get(key) or Part(module, self._children[key][1] if key in self._children else None)
+            for key, module in self._nodes.items()
+        ]
+
+    @property
+    def parts_with_state(self) -> list[Part]:
+        """Each module but the plain layers that nobody has touched."""
+        return list(self._kept.values())
 
     def keep(self, module: nn.Module) -> None:
         """Picture a plain layer of this tree before it changes."""
         if id(module) in self._nodes and id(module) not in self._kept:
-            self._kept[id(module)] = Part(module)
+            children = self._children.get(id(module))
+            self._kept[id(module)] = Part(module, children and children[1])
 
     def _picture(self) -> None:
         nodes, stack = self._nodes, [self.root]
@@ -160,11 +170,15 @@ class Structure:
             module = stack.pop()
             if id(module) in nodes:
                 continue
+            if isinstance(module, torch.jit.ScriptModule):
+                self.scripted = type(module).__name__
+                continue
             nodes[id(module)] = module
+            self._forwards[type(module)] = type(module).forward
             values = module.__dict__
             children = values["_modules"]
             if children:
-                self._child_tables.append(children)
+                self._children[id(module)] = children, children.copy()
                 stack.extend(child for child in children.values() if child is not None)
             altered = values["_forward_hooks"] or values["_forward_pre_hooks"] or any(k in values for k in _ALTERED_KEYS)
             if altered or type(module) not in _PLAIN_MODULES:
@@ -179,12 +193,13 @@ class Structure:
             value = attributes[name]
             if isinstance(value, torch.Tensor):  # a picture keeps no activation alive
                 attributes[name] = TensorSpec.of(value)
-            elif type(value) in (list, dict, set):
+            elif type(value) in _CONTAINERS:
                 attributes[name] = copied = _copy_container(value)
                 self._containers.append((value, copied))
             elif hasattr(value, "__dict__") and not callable(getattr(value, "__func__", None)):
                 if id(value) not in self.helpers and not isinstance(value, (type, nn.Module)):
                     self.helpers[id(value)] = (value, _copy_container(value.__dict__))
+                    self._forwards[type(value)] = getattr(type(value), "__call__", None)
 
     def same(self) -> bool:
         """Whether the tree is, for all that decides its work, what it was when the picture was taken."""
@@ -193,8 +208,11 @@ class Structure:
             if not self._equals(now):
                 return False
             self._writes, self._hooks_made = now._writes, now._hooks_made
-        if list(chain.from_iterable(map(dict.values, self._child_tables))) != self._children:
+        if any(children != kept for children, kept in self._children.values()):
             return False
+        for cls, forward in self._forwards.items():  # replaced on a class
+            if getattr(cls, "forward" if issubclass(cls, nn.Module) else "__call__", None) is not forward:
+                return False
         try:
             return all(value == kept for value, kept in self._containers) and all(
                 value.__dict__ == kept for value, kept in self.helpers.values()
@@ -210,6 +228,7 @@ class Structure:
         ) and all(_same_values(self.helpers[key][1], kept) for key, (_, kept) in other.helpers.items())
 
 
+_CONTAINERS = frozenset({list, dict, set, collections.OrderedDict, collections.defaultdict, collections.deque})
 _pictures: weakref.WeakSet[Structure] = weakref.WeakSet()
 
 
@@ -218,7 +237,7 @@ def _copy_container(value: Any) -> Any:
         return {name: _copy_container(item) for name, item in value.items()}
     if type(value) is list:
         return [_copy_container(item) for item in value]
-    return value.copy() if type(value) is set else value
+    return value.copy() if type(value) in _CONTAINERS else value
 
 
 def _same_part(a: Part, b: Part) -> bool:

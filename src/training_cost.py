@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .benchmarks.flops_counter import OPTIMIZER_OPS, optimizer_name
-from .builtin import fused_attention_backward_macs, training_op_macs
+from .builtin import training_op_macs
 from .counters.op_level import op_name
 from .dryrun import Rehearsal, _quiet, _stand_in_arguments
 from .errors import CountError, DiffmeterError, InputError
@@ -249,20 +249,38 @@ class _FusedAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and self.watching:
-            named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
-            self._add(named["query"], named["key"], named["value"])
+        if self.watching and torch.is_grad_enabled():
+            if func is F.scaled_dot_product_attention:
+                named = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
+                self._add(named["query"], named["key"], named["value"])
+            elif func is F.multi_head_attention_forward:  # it calls attention where this mode does not look
+                self._add_packed(inspect.signature(func).bind(*args, **kwargs).arguments)
         return func(*args, **kwargs)
 
     def _add(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        wanted = query.requires_grad, key.requires_grad, value.requires_grad
-        if not (torch.is_grad_enabled() and any(wanted)):
-            return
         *batch, n, d = query.shape
-        scores, dv = prod(batch) * n * key.shape[-2], value.shape[-1]
-        # weights' gradient if query or key want theirs; then value's, query's and key's own
-        needed = scores * (dv * (wanted[0] or wanted[1]) + dv * wanted[2] + d * wanted[0] + d * wanted[1])
-        self.extra_macs += fused_attention_backward_macs(query, query, key, value) - needed
+        wanted = query.requires_grad, key.requires_grad, value.requires_grad
+        self._add_scores(prod(batch) * n * key.shape[-2], d, value.shape[-1], wanted)
+
+    def _add_packed(self, named: Mapping[str, Any]) -> None:
+        if named.get("need_weights", True):  # not fused: the scores are wanted
+            return
+        query, key, width = named["query"], named["key"], named["embed_dim_to_check"]
+        packed = named.get("in_proj_weight")
+        wanted = tuple(
+            any(t is not None and t.requires_grad for t in (named[name], packed, named.get(f"{name[0]}_proj_weight")))
+            for name in ("query", "key", "value")
+        )
+        size = width // named["num_heads"]
+        rows = query.numel() // width * named["num_heads"]  # (N, B, E), or (N, E) without a batch
+        self._add_scores(rows * key.shape[0], size, size, (wanted[0], wanted[1], wanted[2]))
+
+    def _add_scores(self, scores: int, d: int, dv: int, wanted: tuple[bool, bool, bool]) -> None:
+        if any(wanted):
+            query, key, value = wanted
+            # weights' gradient if query or key want theirs; then value's, query's and key's own
+            needed = scores * (dv * (query or key) + dv * value + d * query + d * key)
+            self.extra_macs += scores * (3 * d + 2 * dv) - needed
 
 
 def count_step(module: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> StepCount:
@@ -397,7 +415,8 @@ def training_cost(
     rehearsal = _rehearse(pipe, _training_arguments(pipe, arguments, batch_size))
     name = _denoiser(rehearsal)
     first = next(i for i, call in enumerate(rehearsal.calls) if call.component == name)
-    modules = parts_of(pipe).components
+    # stand-ins only where a pipeline inside the pipeline names its components anew
+    modules = {**rehearsal.parts.components, **parts_of(pipe).components}
     notes: list[str] = []
 
     twin = _twin(modules[name])
@@ -462,8 +481,10 @@ def _training_arguments(pipe: Any, arguments: Mapping[str, Any], batch_size: int
             chosen[name] = value
     if "num_inference_steps" in parameters:
         chosen["num_inference_steps"] = 2  # the first call is looked at; a scheduler may refuse a single step
+    for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3"):
+        chosen.pop(name, None)
     if "prompt" in parameters:
-        chosen["prompt"] = ["a photo"] * batch_size
+        chosen["prompt"] = "a photo" if batch_size == 1 else ["a photo"] * batch_size
     elif "class_labels" in parameters:
         chosen["class_labels"] = [0] * batch_size
     elif "batch_size" in parameters:
@@ -494,6 +515,9 @@ def _denoiser(rehearsal: Rehearsal) -> str:
     votes = rehearsal.denoiser_votes
     if votes:
         return str(votes.most_common(1)[0][0])
+    for name in ("transformer", "unet"):  # a scheduler of the pipeline's own making
+        if any(call.component == name for call in rehearsal.calls):
+            return name
     raise InputError(f"{type(rehearsal.pipe).__name__} has no denoiser that its scheduler steps, so nothing to train")
 
 

@@ -69,9 +69,7 @@ def solid_colors(labels: np.ndarray) -> np.ndarray:
     """Labels that at least five of the nine pixels around share; UNSURE elsewhere (the soft edges of objects)."""
     padded = np.pad(labels, 1, mode="edge")
     height, width = labels.shape
-    same = sum(
-        (padded[dy : dy + height, dx : dx + width] == labels).astype(int) for dy in range(3) for dx in range(3)
-    )
+    same = sum((padded[dy : dy + height, dx : dx + width] == labels).astype(int) for dy in range(3) for dx in range(3))
     return np.where(same >= 5, labels, UNSURE)
 
 
@@ -241,9 +239,7 @@ def grid(images: Sequence[Image], columns: int = 6, scale: int = 2, space: int =
     return sheet
 
 
-def evaluate(
-    paint: Painter, count: int, seed: int, batch: int = 20
-) -> tuple[list[Verdict], list[Image], float]:
+def evaluate(paint: Painter, count: int, seed: int, batch: int = 20) -> tuple[list[Verdict], list[Image], float]:
     """Paint and judge ``count`` held-out prompts: verdicts, pictures, seconds spent painting."""
     asked = held_out_prompts(count, seed)
     images: list[Image] = []

@@ -44,13 +44,15 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special
 START, END = "<|startoftext|>", "<|endoftext|>"
 DROPPED_PROMPTS = 0.1
 EMA_DECAY = 0.999
+LATENT_ERROR = 0.05  # deviation of the noise on the latents while the decoder is trained alone
+PICTURE_STREAMS = {"vae": 2, "decoder": 6}  # random pictures of each stage
 
 
 # --- the parts of the model -------------------------------------------------------------------------------------
 
 
 def build_tokenizer(folder: Path, seed: int) -> CLIPTokenizer:
-    """Learn byte-pair merges from prompts and save them as a CLIP tokenizer. Any text can be encoded: all 256 bytes are in."""
+    """Learn byte-pair merges from prompts; save a CLIP tokenizer. All 256 bytes are in: any text can be encoded."""
     rng = np.random.default_rng([seed, 1])
     prompts = [describe(rng, sample_scene(rng)) for _ in range(20000)]
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
@@ -58,12 +60,14 @@ def build_tokenizer(folder: Path, seed: int) -> CLIPTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(vocab_size=4000, end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator(prompts, trainer)
-    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    learned = json.loads(tokenizer.to_str())["model"]["merges"]  # pairs, or in older versions "left right"
+    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in learned]
     bytes_in_print = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = bytes_in_print + [letter + "</w>" for letter in bytes_in_print] + ["".join(pair) for pair in merges]
-    words = list(dict.fromkeys(words)) + [START, END]
+    words = [*dict.fromkeys(words), START, END]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}, ensure_ascii=False), "utf-8")
+    numbers = {word: i for i, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(numbers, ensure_ascii=False) + "\n", "utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
     special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
@@ -92,7 +96,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Convolutions at 16 x 16, self- and cross-attention at 8 x 8 and 4 x 4; channels grow where pictures are small."""
+    """Convolutions at 16 x 16, self- and cross-attention at 8 x 8 and 4 x 4, and more channels there."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -125,7 +129,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of training and sampling: cosine, ending in pure noise, so that flat colors come out right."""
+    """The noise schedule of training and sampling: cosine, ending in pure noise, so that flat colors come out."""
     return DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,
         beta_schedule="squaredcos_cap_v2",
@@ -189,9 +193,9 @@ class Worker:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.count
-        torch._foreach_copy_(
-            gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)]
-        )
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def edges(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,21 +203,35 @@ def edges(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return picture[..., :, 1:] - picture[..., :, :-1], picture[..., 1:, :] - picture[..., :-1, :]
 
 
-def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Error of pixels and of edges plus a little KL divergence; the second value is the mean absolute pixel error.
+def picture_loss(decoded: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Error of pixels and of edges, and the mean absolute pixel error alone.
 
     Colored pixels weigh more than the gray ones behind them, and squared errors are added to absolute ones: with
     absolute errors alone the colors of small objects are learned last.
     """
-    posterior = vae.encode(pictures).latent_dist
-    decoded = vae.decode(posterior.sample()).sample.float()
+    decoded = decoded.float()
     weight = 1 + 3 * (pictures.amax(1, keepdim=True) - pictures.amin(1, keepdim=True))
     error = (decoded - pictures).abs()
     pixel = (weight * (error + 2 * error.square())).mean()
     edge = sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(pictures), strict=True))
+    return pixel + edge, error.detach().mean()
+
+
+def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The picture loss of the whole VAE plus a little KL divergence, and the mean absolute pixel error."""
+    posterior = vae.encode(pictures).latent_dist
+    loss, error = picture_loss(vae.decode(posterior.sample()).sample, pictures)
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return pixel + edge + kl_weight * kl, error.detach().mean()
+    return loss + kl_weight * kl, error
+
+
+def decoder_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The picture loss of the decoder alone, given latents that are a little wrong, as those of the UNet are."""
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.mean.float()
+    latents = latents + LATENT_ERROR * torch.randn_like(latents)
+    return picture_loss(vae.decode(latents).sample, pictures)
 
 
 @torch.no_grad()
@@ -235,67 +253,110 @@ def scene_pictures(seed: list[int], count: int, device: torch.device) -> torch.T
     return torch.from_numpy(render([sample_training_scene(rng) for _ in range(count)])).to(device)
 
 
-def train_vae(options: argparse.Namespace, worker: Worker) -> AutoencoderKL:
-    """Train the VAE, or load it if this run has finished it."""
-    path, device = options.run / "vae.pt", worker.device
-    torch.manual_seed(options.seed)
-    vae = build_vae().to(device)
-    vae.set_attn_processor(AttnProcessor())  # plain products: on a CPU their backward is faster than the fused one
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=options.vae_lr, weight_decay=0.0, betas=(0.9, 0.99))
+def train_on_pictures(
+    options: argparse.Namespace,
+    worker: Worker,
+    stage: str,
+    vae: AutoencoderKL,
+    parameters: list[torch.nn.Parameter],
+    steps: int,
+    loss_of: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+) -> bool:
+    """Train some of the VAE's parameters, or load them. Returns whether the stage was loaded as finished."""
+    path, device = options.run / f"{stage}.pt", worker.device
+    optimizer = torch.optim.AdamW(parameters, lr=options.vae_lr, weight_decay=0.0, betas=(0.9, 0.99))
+    stream = PICTURE_STREAMS[stage]
     first, seconds = 0, 0.0
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
         vae.load_state_dict(state["model"])
         if state["finished"]:
-            return vae.eval()
+            return True
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
     started = time.perf_counter() - seconds
-    bar = tqdm(range(first, options.vae_steps), initial=first, total=options.vae_steps, desc="vae", mininterval=5,
+    bar = tqdm(range(first, steps), initial=first, total=steps, desc=stage, mininterval=5,
                disable=worker.rank > 0)  # fmt: skip
     for step in bar:
         torch.manual_seed(worker.seed(options, step))
-        set_learning_rate(optimizer, learning_rate(step, options.vae_steps, options.vae_lr, 50, 0.5))
-        pictures = scene_pictures([options.seed, 2, step, worker.rank], worker.share(options.vae_batch), device)
+        set_learning_rate(optimizer, learning_rate(step, steps, options.vae_lr, 50, 0.5))
+        pictures = scene_pictures([options.seed, stream, step, worker.rank], worker.share(options.vae_batch), device)
         with autocast(device, options.bf16):
-            loss, pixel = vae_loss(vae, pictures, options.kl_weight)
+            loss, error = loss_of(pictures)
         optimizer.zero_grad()
         loss.backward()
-        worker.average_gradients(list(vae.parameters()))
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        worker.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}", pixel=f"{pixel.item():.4f}", refresh=False)
+            bar.set_postfix(loss=f"{loss.item():.4f}", error=f"{error.item():.4f}", refresh=False)
         if step % 250 == 249 and worker.rank == 0:
             save_checkpoint(path, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
                                    "seconds": time.perf_counter() - started, "finished": False})  # fmt: skip
-    standardize_latents(vae, scene_pictures([options.seed, 3], 512, device))
+    return False
+
+
+def save_finished(options: argparse.Namespace, worker: Worker, stage: str, vae: AutoencoderKL) -> None:
+    """Note that a stage of the VAE is done."""
     if worker.rank == 0:
-        save_checkpoint(path, {"model": vae.state_dict(), "step": options.vae_steps,
-                               "seconds": time.perf_counter() - started, "finished": True})  # fmt: skip
+        save_checkpoint(options.run / f"{stage}.pt", {"model": vae.state_dict(), "finished": True})
+
+
+def train_vae(options: argparse.Namespace, worker: Worker) -> AutoencoderKL:
+    """Train the VAE, then its decoder alone; or load what this run has finished of that.
+
+    The second stage leaves the latents as they are, so it may also follow the training of the UNet.
+    """
+    torch.manual_seed(options.seed)
+    vae = build_vae().to(worker.device)
+    vae.set_attn_processor(AttnProcessor())  # plain products: on a CPU their backward is faster than the fused one
+    parameters = list(vae.parameters())
+    if not train_on_pictures(options, worker, "vae", vae, parameters, options.vae_steps,
+                             lambda pictures: vae_loss(vae, pictures, options.kl_weight)):  # fmt: skip
+        standardize_latents(vae, scene_pictures([options.seed, 3], 512, worker.device))
+        save_finished(options, worker, "vae", vae)
+    if options.decoder_steps:
+        parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+        if not train_on_pictures(options, worker, "decoder", vae, parameters, options.decoder_steps,
+                                 lambda pictures: decoder_loss(vae, pictures)):  # fmt: skip
+            save_finished(options, worker, "decoder", vae)
     return vae.eval()
 
 
 class Pool:
-    """Training scenes, encoded once: latents ``(n, 4, 16, 16)`` in half precision and four wordings of each."""
+    """Training scenes, encoded once: latents ``(n, 4, 16, 16)`` in half precision and four wordings of each.
+
+    They are kept in a file of the run, so that a resumed run begins at once.
+    """
 
     WORDINGS = 4
 
     def __init__(
         self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, options: argparse.Namespace, worker: Worker
     ) -> None:
+        size = worker.share(options.pool)
+        path = options.run / f"pool-{worker.rank}-of-{worker.count}-{size}.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+        else:
+            state = self._make(vae, tokenizer, options, worker, size)
+            save_checkpoint(path, state)
+        self.latents: torch.Tensor = state["latents"].to(worker.device)
+        self.tokens: torch.Tensor = state["tokens"].to(worker.device)
+
+    def _make(
+        self, vae: AutoencoderKL, tokenizer: CLIPTokenizer, options: argparse.Namespace, worker: Worker, size: int
+    ) -> dict[str, torch.Tensor]:
         parts, tokens = [], []
-        device, bf16, size = worker.device, options.bf16, worker.share(options.pool)
         for index in tqdm(range(0, size, 256), desc="scenes", mininterval=5, disable=worker.rank > 0):
             rng = np.random.default_rng([options.seed, 4, index, worker.rank])
             scenes = [sample_training_scene(rng) for _ in range(min(256, size - index))]
-            with torch.no_grad(), autocast(device, bf16):
-                pictures = torch.from_numpy(render(scenes)).to(device)
-                parts.append(torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)]).half())
+            with torch.no_grad(), autocast(worker.device, options.bf16):
+                pictures = torch.from_numpy(render(scenes)).to(worker.device)
+                parts += [vae.encode(part).latent_dist.mean.half().cpu() for part in pictures.split(64)]
             prompts = [describe(rng, scene) for scene in scenes for _ in range(self.WORDINGS)]
             tokens.append(tokenize(tokenizer, prompts).to(torch.int16))
-        self.latents = torch.cat(parts)
-        self.tokens = torch.cat(tokens).view(-1, self.WORDINGS, PROMPT_TOKENS).to(device)
+        return {"latents": torch.cat(parts), "tokens": torch.cat(tokens).view(-1, self.WORDINGS, PROMPT_TOKENS)}
 
     def batch(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random scenes: latents ``(count, 4, 16, 16)`` float32 and token ids ``(count, 32)``."""
@@ -480,37 +541,44 @@ def compute_report(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> Ite
     picture, latents = torch.zeros(1, 3, 64, 64), torch.zeros(1, 4, 16, 16)
     tokens, step = tokenize(tokenizer, [""]), torch.tensor([500])
     vae_macs = count_macs(lambda: vae_loss(vae, picture, 1.0)[0])
-    unet_macs = count_macs(lambda: diffusion_step(unet, text_encoder, build_scheduler(), latents, tokens, step, latents))
+    scheduler = build_scheduler()
+    unet_macs = count_macs(lambda: diffusion_step(unet, text_encoder, scheduler, latents, tokens, step, latents))
+    vae.encoder.requires_grad_(False)
+    decoder_macs = count_macs(lambda: decoder_loss(vae, picture)[0])
     with OpCounter() as counter, torch.no_grad():
         vae.encode(picture)
+    decoder_total = decoder_macs * options.vae_batch * options.decoder_steps
     vae_total = vae_macs * options.vae_batch * options.vae_steps
     pool_total = counter.tally.total * options.pool
     unet_total = unet_macs * options.batch * options.unet_steps
     for name, each, total in (
         ("VAE, one picture forward and backward", vae_macs, vae_total),
+        ("VAE decoder alone, one picture", decoder_macs, decoder_total),
         ("scenes, one picture encoded", counter.tally.total, pool_total),
         ("UNet + text encoder, one picture forward and backward", unet_macs, unet_total),
     ):
         yield f"{name}: {format_count(each, 'MACs')}, all: {format_count(total, 'MACs')}"
-    whole = vae_total + pool_total + unet_total
+    whole = vae_total + decoder_total + pool_total + unet_total
     yield f"whole training: {format_count(whole, 'MACs')} = {format_count(2 * whole, 'FLOPs')}"
 
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train the embedded text-to-image model.")
-    parser.add_argument("--run", type=Path, default=ROOT / "training" / "runs" / "shapes", help="checkpoints (resumed)")
+    runs = ROOT / "training" / "runs"
+    parser.add_argument("--run", type=Path, default=runs / "shapes", help="folder of the checkpoints; resumed")
     parser.add_argument("--export", type=Path, help="where the pipeline is written (default: RUN/pipeline)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=2000)
+    parser.add_argument("--decoder-steps", type=int, default=1500, help="more steps of the VAE's decoder alone")
     parser.add_argument("--vae-batch", type=int, default=16)
     parser.add_argument("--vae-lr", type=float, default=1.5e-3)
     parser.add_argument("--kl-weight", type=float, default=1e-4)
-    parser.add_argument("--unet-steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--unet-steps", type=int, default=10000)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--cooldown", type=float, default=0.25, help="last part of the steps in which the rate falls")
-    parser.add_argument("--pool", type=int, default=49152, help="training scenes, encoded once")
+    parser.add_argument("--pool", type=int, default=32768, help="training scenes, encoded once")
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each worker")

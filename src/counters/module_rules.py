@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import logging
 import sys
 import warnings
 from collections import Counter
@@ -22,6 +23,8 @@ import torch
 from torch import nn
 
 from .functional import CONV, LINEAR
+
+logger = logging.getLogger(__name__)
 
 Rule = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
@@ -149,7 +152,11 @@ class ModuleCounter:
         if type(module) in _PRODUCT_TYPES:
             self._depth -= 1
         inputs = args if args else tuple(kwargs.values())
-        counted = module_macs(module, inputs, output)
+        try:
+            counted = module_macs(module, inputs, output)
+        except Exception:  # a rule that does not fit must not break a run; of a product, the other counter tells
+            logger.debug("thop's rule for %s failed", type(module).__name__, exc_info=True)
+            return
         if counted is not None:
             self.macs[counted[0]] += counted[1]
 

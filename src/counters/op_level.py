@@ -86,6 +86,8 @@ def _native_multi_head_attention(
     query: Any, key: Any, value: Any, embed_dim: int, _heads: int, qkv_weight: Any, *_: Any, **__: Any
 ) -> int:
     # (B, N, E) against (B, M, E): packed projections, two products, output projection
+    if query.is_nested:  # self-attention over sequences of different lengths
+        return sum(_native_multi_head_attention(*[t[None]] * 3, embed_dim, _heads, qkv_weight) for t in query.unbind())
     b, n, e = query.shape
     m = key.shape[1]
     return b * (n * e * e + 2 * m * e * e) + 2 * b * n * m * e + b * n * e * e
@@ -93,6 +95,10 @@ def _native_multi_head_attention(
 
 def _transformer_encoder_layer(src: Any, embed_dim: int, num_heads: int, qkv_weight: Any, *args: Any, **_: Any) -> int:
     # nn.TransformerEncoderLayer's fused path; src is (B, N, E), two feed-forward weights of E x hidden
+    if src.is_nested:  # sequences of different lengths, their padding left out
+        return sum(
+            _transformer_encoder_layer(t[None], embed_dim, num_heads, qkv_weight, *args) for t in src.unbind()
+        )
     b, n, e = src.shape
     feed_forward = next(a for a in args if isinstance(a, torch.Tensor) and a.dim() == 2 and a.shape != (e, e))
     return b * n * 4 * e * e + 2 * b * n * n * e + 2 * b * n * feed_forward.numel()
@@ -242,8 +248,8 @@ class OpTally:
             return 0
         try:
             macs = op_macs(func, args, kwargs, out)
-        except LookupError as error:
-            self.unknown[str(error.args[0])] += 1
+        except Exception:  # no formula, or one that does not fit: reported, and the run goes on
+            self.unknown[op_name(func)] += 1
             return 0
         if macs is None:
             self._silent.add(func)

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from PIL import Image
+
 import diffmeter
 from diffmeter import images
 from diffmeter.batch.spec import load_schema
 from diffmeter.inference import GenerationRequest
-from jsonschema import Draft202012Validator
-from PIL import Image
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 

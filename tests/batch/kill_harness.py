@@ -16,11 +16,11 @@ import traceback
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusionPipeline  # noqa: F401 (loaded before forking)
+
 from diffmeter import dryrun, model_manager, record  # noqa: F401
 from diffmeter.batch.session import run_batch
 from diffmeter.inference import GenerationRequest
-from diffusers import StableDiffusionPipeline  # noqa: F401 (loaded before forking)
-
 from tests.batch.batch_checks import check_complete, check_folder, requests_for
 
 

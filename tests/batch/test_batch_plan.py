@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from diffmeter.batch.plan import Costs, estimate_costs, split
-from diffmeter.inference import GenerationRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffmeter.batch.plan import Costs, estimate_costs, split
+from diffmeter.inference import GenerationRequest
 from tests.batch.batch_checks import SHAPES, requests_for
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from diffmeter import images, model_manager, store
 from diffmeter.batch import folder as folders
 from diffmeter.batch.folder import RunFolder
@@ -19,9 +22,6 @@ from diffmeter.batch.runner import BatchOptions, run_generations
 from diffmeter.batch.session import run_batch
 from diffmeter.errors import InputError
 from diffmeter.inference import GenerationRequest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.batch.batch_checks import SHAPES, check_complete, check_folder, pixels, requests_for, validate
 
 
@@ -143,7 +143,7 @@ def test_a_size_that_does_not_fit_is_recorded_without_reloading_the_model(tmp_pa
     result = run_batch([*requests, *requests_for(range(1))], tmp_path / "out", profiling=False)
     assert (result.finished, result.failed) == (1, 5)
     assert len(set(loads)) == 1
-    assert all("multiple of" in r["error"] for r in check_folder(tmp_path / "out") if r["status"] == "failed")
+    assert all("multiples of 8" in r["error"] for r in check_folder(tmp_path / "out") if r["status"] == "failed")
 
 
 def test_a_count_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

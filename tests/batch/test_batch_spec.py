@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffmeter.batch import spec as specs
-from diffmeter.errors import InputError
-from diffmeter.inference import GenerationRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+
+from diffmeter.batch import spec as specs
+from diffmeter.errors import InputError
+from diffmeter.inference import GenerationRequest
 
 
 def requests_in(path: Path, models: tuple[str, ...] = ()) -> list[GenerationRequest]:

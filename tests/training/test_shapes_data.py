@@ -116,6 +116,6 @@ def test_areas_agree_with_geometry(shape: str, area: float) -> None:
 
 
 def test_an_unknown_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="'blob'.*circle"):
+    with pytest.raises(ValueError, match=r"'blob'.*circle"):
         shape_coverage("blob", np.array([1.0]), np.array([1.0]), np.array([1.0]))
     assert "blob" not in SHAPES

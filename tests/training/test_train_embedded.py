@@ -14,11 +14,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from shapes_data import render, sample_scene
 from torch import nn
 
-SMALL = ["--vae-steps", "2", "--vae-batch", "2", "--batch", "4", "--pool", "8", "--float32", "--device", "cpu"]
+SIZES = {"--vae-steps": 2, "--decoder-steps": 2, "--vae-batch": 2, "--batch": 4, "--pool": 8, "--cooldown": 0}
+SMALL = [str(word) for pair in SIZES.items() for word in pair] + ["--float32", "--device", "cpu"]
 
 
 def run(folder: Path, unet_steps: int, *more: str) -> Path:
-    train.main(["--run", str(folder), "--unet-steps", str(unet_steps), "--cooldown", "0", *SMALL, *more])
+    train.main(["--run", str(folder), "--unet-steps", str(unet_steps), *SMALL, *more])
     return folder / "pipeline"
 
 
@@ -55,7 +56,7 @@ def test_a_resumed_run_ends_with_the_same_weights(straight: Path, tmp_path: Path
 
 def test_it_prints_its_own_compute(capsys: pytest.CaptureFixture[str], tokenizer: train.CLIPTokenizer) -> None:
     lines = list(train.compute_report(train.parse_options(["--unet-steps", "10"]), tokenizer))
-    assert len(lines) == 4 and all("MACs" in line for line in lines) and "FLOPs" in lines[-1]
+    assert len(lines) == 5 and all("MACs" in line for line in lines) and "FLOPs" in lines[-1]
 
 
 def test_backward_products_are_counted_too() -> None:
@@ -66,17 +67,15 @@ def test_backward_products_are_counted_too() -> None:
 
 
 def test_the_tokenizer_knows_every_word_and_survives_any_other(tokenizer: train.CLIPTokenizer) -> None:
-    words = "a red circle to the left of an orange star on a gradient background underneath".split()
-    assert [tokenizer.decode([i]) for i in tokenizer(" ".join(words)).input_ids[1:-1]] == words
+    prompt = "a red circle to the left of an orange star on a gradient background underneath"
+    assert " ".join(tokenizer.decode([i]) for i in tokenizer(prompt).input_ids[1:-1]) == prompt
     assert tokenizer("RED Circle").input_ids == tokenizer("red circle").input_ids
     for text in ("", "zebra 42!", "\u732b \U0001f600 \u00fc", "x" * 500, "a\nb\tc"):
         ids = train.tokenize(tokenizer, [text])
         assert ids.shape == (1, 32) and int(ids.max()) < len(tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("step", "rate"), [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (80, 1.0), (90, 0.5), (99, 0.05)]
-)
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (80, 1.0), (90, 0.5), (99, 0.05)])
 def test_learning_rate_rises_stays_and_falls(step: int, rate: float) -> None:
     assert train.learning_rate(step, steps=100, peak=1.0, warmup=10, cooldown=0.2) == pytest.approx(rate)
 
@@ -96,6 +95,15 @@ def test_standardized_latents_decode_to_the_same_picture() -> None:
         assert torch.allclose(after.std * deviation[:, None, None], before.std, rtol=1e-3)
     assert torch.allclose(after.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4)
+
+
+def test_training_the_decoder_alone_leaves_the_latents() -> None:
+    torch.manual_seed(0)
+    vae = train.build_vae()
+    pictures = torch.zeros(1, 3, 64, 64)
+    train.decoder_loss(vae, pictures)[0].backward()
+    assert all(parameter.grad is None for parameter in [*vae.encoder.parameters(), *vae.quant_conv.parameters()])
+    assert all(parameter.grad is not None for parameter in vae.decoder.parameters())
 
 
 def test_the_average_is_swapped_in_and_out() -> None:
