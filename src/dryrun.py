@@ -263,8 +263,8 @@ class Rehearsal(Recorder):
             twin = self._stand_in(name, _uncompiled(module), owned)
             stand_ins[id(module)] = twin
         stand_in = _stand_in_pipeline(pipe, stand_ins)
-        for counts in self._counts.values():
-            _bring_back_cache(counts, stand_ins)
+        for name, module in original.components.items():
+            _bring_back_cache(self._counts[name], _uncompiled(module), stand_ins)
         super().__init__(stand_in)
         self.outside = HostTensors(self._busy, self._on_direct_product)
 
@@ -420,12 +420,12 @@ def _stand_in_pipeline(pipe: Any, stand_ins: dict[int, Any]) -> Any:
     return clone
 
 
-def _bring_back_cache(counts: TwinCounts, stand_ins: dict[int, Any]) -> None:
+def _bring_back_cache(counts: TwinCounts, original: nn.Module, stand_ins: dict[int, Any]) -> None:
     """Give a twin the step cache that its original has, with a state of its own."""
-    config = getattr(counts.twin, "_cache_config", None)
-    if config is None:
+    known = getattr(original, "_cache_config", None)
+    if known is None:
         return
-    config = copy.copy(config)
+    config = stand_ins[id(known)] = copy.copy(known)
     for name, value in vars(config).items():
         if isinstance(value, types.FunctionType) and value.__closure__:
             setattr(config, name, _rebound(value, stand_ins))

@@ -169,6 +169,28 @@ def check_size(pipe: Any, request: GenerationRequest) -> None:
             )
 
 
+def complete_size(pipe: Any, request: GenerationRequest) -> GenerationRequest:
+    """The request with both sides where only one was given: pipelines ignore one side without the other.
+
+    The missing side is the model's default. Raises ``InputError`` where the pipeline does not tell it.
+    """
+    if (request.height is None) == (request.width is None):
+        return request
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    sample = getattr(pipe, "default_sample_size", None) or getattr(
+        getattr(denoiser, "config", None), "sample_size", None
+    )
+    scale = getattr(pipe, "vae_scale_factor", None)
+    if isinstance(sample, int) and isinstance(scale, int):
+        sides = (sample * scale, sample * scale)
+    elif isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(scale, int):
+        sides = (sample[0] * scale, sample[1] * scale)
+    else:
+        raise InputError(f"{request.model_id!r} does not tell its default size: give both height and width.")
+    height = sides[0] if request.height is None else request.height
+    return replace(request, height=height, width=sides[1] if request.width is None else request.width)
+
+
 def _text_for_model(text: str) -> str:
     """Lone surrogates, which no tokenizer can read, become the replacement character; all else stays."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -217,6 +239,8 @@ def run_generation(
     """
     import torch
 
+    key = request.key
+    request = complete_size(pipe, request)
     check_size(pipe, request)
     arguments = _call_arguments(pipe, request)
     seed = 0 if request.seed is None else request.seed
@@ -238,7 +262,7 @@ def run_generation(
         started = time.perf_counter()
         with _computing_with(threads, pipe):
             image = _first_image(_call_quietly(pipe, arguments, request), pipe)
-        record.update(_describe(pipe, request, seed, image, time.perf_counter() - started))
+        record.update(_describe(pipe, request, key, seed, image, time.perf_counter() - started))
         on_image(image, record)
         return image
 
@@ -311,12 +335,14 @@ def _first_image(output: Any, pipe: Any) -> Image:
     return images[0]
 
 
-def _describe(pipe: Any, request: GenerationRequest, seed: int, image: Image, seconds: float) -> dict[str, Any]:
+def _describe(
+    pipe: Any, request: GenerationRequest, key: str, seed: int, image: Image, seconds: float
+) -> dict[str, Any]:
     """The record of one image, in plain JSON values, without the compute profile."""
     scheduler = getattr(pipe, "scheduler", None)
     return {
         "schema_version": RECORD_SCHEMA_VERSION,
-        "key": request.key,
+        "key": key,
         "status": "done",
         "timestamp": datetime.now().isoformat(timespec="seconds"),
         "model_id": request.model_id,

@@ -183,9 +183,10 @@ def _entry(cls: type, name: str) -> Callable[..., Any]:
     method = "forward" if name == "__call__" and issubclass(cls, nn.Module) else name
 
     def entry(self: Any, *args: Any, **kwargs: Any) -> Any:
+        current = getattr(cls, name)  # which may have been replaced since
         if id(self) not in _watchers:
-            return original(self, *args, **kwargs)
-        return _report(self, method, functools.partial(original, self), args, kwargs)
+            return current(self, *args, **kwargs)
+        return _report(self, method, functools.partial(current, self), args, kwargs)
 
     return _looking_like(original, entry)
 

@@ -24,7 +24,7 @@ class LiveCount:
     """Both counters around a real call; ``count`` is there after the block.
 
     Args:
-        root: the component that is called.
+        root: the component that is called, to notice work that it does in other threads.
         functions: whether to look at the functions that Python code calls. PyTorch leaves its fused transformer
             layers while anybody does, so that for these the operators alone decide.
 
@@ -32,7 +32,7 @@ class LiveCount:
         failure: why the count does not hold, if it does not.
     """
 
-    def __init__(self, root: nn.Module, functions: bool = True) -> None:
+    def __init__(self, root: nn.Module | None = None, functions: bool = True) -> None:
         self.count: Count | None = None
         self.failure: str | None = None
         self._root = root
@@ -44,7 +44,7 @@ class LiveCount:
         functions = FunctionCounter(modules.covered)
         operators = OpCounter()
         thread = threading.get_ident()
-        own = {id(module) for module in self._root.modules()}
+        own = {id(module) for module in self._root.modules()} if self._root is not None else set()
 
         def before(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == thread:

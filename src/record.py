@@ -248,6 +248,7 @@ class Recorder:
     def new_call(self, name: str, method: str, structure: Structure | None, arguments: Frozen) -> CallRecord:
         """Note a call; the caller adds how it went."""
         generation = self.generations[-1] if self.generations and not self.generations[-1].finished else None
+        cls: Any = self.parts.components[name].__class__
         record = CallRecord(
             component=name,
             method=method,
@@ -255,7 +256,7 @@ class Recorder:
             arguments=arguments,
             step=None if generation is None else generation.steps,
             generation=len(self.generations) - 1 if generation is not None else -1,
-            names=_parameter_names(self.parts.components[name].__class__, method),
+            names=_parameter_names(cls, method),
         )
         self.calls.append(record)
         self._last_component = name

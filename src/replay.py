@@ -7,9 +7,9 @@ in the run. A value that is not known is assumed, once one way and once the othe
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import random
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from .counters.op_level import DispatchMode, OpTally
 from .counters.tally import Count
 from .errors import CountError
 from .signature import _ATOMS, Frozen, TensorSpec
-from .structure import _BASE_KEYS, _SHARED_KEYS
+from .structure import _CONTAINERS, _SHARED_KEYS
 
 #: results up to this many elements are computed for real while all their inputs are known
 KNOWN_LIMIT = 1 << 20
@@ -106,7 +106,7 @@ class KnownValues(DispatchMode):
         self.reads: set[int] = set()
         self._spoiled: dict[int, torch.UntypedStorage] = {}  # known storages that got unknown values
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs) if kwargs else {}
         unknown = False
         known: list[torch.Tensor] = []
@@ -376,7 +376,7 @@ class Replay:
 
 
 class _Held:
-    """What a twin holds at one moment: attributes, containers in them, small known tensors. ``restore`` puts it back."""
+    """What a twin holds at one moment: attributes, what they contain, known tensors. ``restore`` puts it back."""
 
     def __init__(self, root: torch.nn.Module) -> None:
         self._containers: list[tuple[Any, Any]] = []
@@ -392,35 +392,32 @@ class _Held:
         self._containers.append((container, container.copy()))
         if not depth:
             return
-        for name, item in container.items() if isinstance(container, dict) else enumerate(container):
+        items: Any = container.items() if isinstance(container, dict) else enumerate(container)
+        for name, item in items:
             kind = type(item)
-            if kind in _ATOM_TYPES or name in _SHARED_KEYS or (kind in _CONTAINERS and not item and name in _BASE_KEYS):
+            if kind in _ATOM_TYPES or (isinstance(name, str) and name in _SHARED_KEYS):
                 continue
             if kind in _CONTAINERS:
                 self._keep(item, depth - 1)
             elif isinstance(item, torch.Tensor):
                 if not item.is_meta:
                     self._tensors.append((item, item.detach().clone()))
-            elif hasattr(item, "__dict__") and not callable(item) or hasattr(kind, "_attention_backend"):
-                if not isinstance(item, (type, torch.nn.Module)):
-                    self._keep(item.__dict__, depth - 1)
+            elif hasattr(item, "__dict__") and not isinstance(item, _NO_STATE):
+                self._keep(item.__dict__, depth - 1)
 
     def restore(self) -> None:
         for container, kept in self._containers:
-            if isinstance(container, dict):
-                container.clear()
+            container.clear()
+            if isinstance(container, (dict, set)):
                 container.update(kept)
-            elif isinstance(container, list):
-                container[:] = kept
-            else:
-                container.clear()
-                container.update(kept)
+            else:  # a list or a deque
+                container.extend(kept)
         for tensor, kept in self._tensors:
             tensor.copy_(kept)
 
 
 _ATOM_TYPES = frozenset(_ATOMS)
-_CONTAINERS = frozenset({dict, list, set, collections.OrderedDict, collections.defaultdict})
+_NO_STATE = (type, torch.nn.Module, types.FunctionType, types.MethodType)
 
 
 def replay(
@@ -511,7 +508,7 @@ def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
 
 def _drawn() -> Any:
     """Something that changes when a random number of Python or NumPy is drawn."""
-    numpy = np.random.get_state()
+    numpy: Any = np.random.get_state()
     return random.getstate(), numpy[1].tobytes(), numpy[2]
 
 

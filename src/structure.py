@@ -174,13 +174,15 @@ class Structure:
                 self.scripted = type(module).__name__
                 continue
             nodes[id(module)] = module
-            self._forwards[type(module)] = type(module).forward
+            cls: Any = _public_class(type(module))
+            self._forwards[cls] = cls.forward
             values = module.__dict__
             children = values["_modules"]
             if children:
                 self._children[id(module)] = children, children.copy()
                 stack.extend(child for child in children.values() if child is not None)
-            altered = values["_forward_hooks"] or values["_forward_pre_hooks"] or any(k in values for k in _ALTERED_KEYS)
+            hooked = values["_forward_hooks"] or values["_forward_pre_hooks"]
+            altered = hooked or any(key in values for key in _ALTERED_KEYS)
             if altered or type(module) not in _PLAIN_MODULES:
                 part = self._kept[id(module)] = Part(module)
                 if altered:
@@ -199,19 +201,20 @@ class Structure:
             elif hasattr(value, "__dict__") and not callable(getattr(value, "__func__", None)):
                 if id(value) not in self.helpers and not isinstance(value, (type, nn.Module)):
                     self.helpers[id(value)] = (value, _copy_container(value.__dict__))
-                    self._forwards[type(value)] = getattr(type(value), "__call__", None)
+                    self._forwards[type(value)] = vars(type(value)).get("__call__")
 
     def same(self) -> bool:
         """Whether the tree is, for all that decides its work, what it was when the picture was taken."""
         if WriteWatch.count != self._writes or RemovableHandle.next_id != self._hooks_made:
-            now = Structure(self.root)
-            if not self._equals(now):
+            fresh = Structure(self.root)
+            if not self._equals(fresh):
                 return False
-            self._writes, self._hooks_made = now._writes, now._hooks_made
+            self._writes, self._hooks_made = fresh._writes, fresh._hooks_made
         if any(children != kept for children, kept in self._children.values()):
             return False
         for cls, forward in self._forwards.items():  # replaced on a class
-            if getattr(cls, "forward" if issubclass(cls, nn.Module) else "__call__", None) is not forward:
+            now = cls.forward if issubclass(cls, nn.Module) else vars(cls).get("__call__")
+            if now is not forward:
                 return False
         try:
             return all(value == kept for value, kept in self._containers) and all(

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from diffmeter.builtin import (
     AS_SHIPPED,
     CLOSED_FORM,
@@ -26,9 +30,6 @@ from diffmeter.builtin import (
     flop_report,
     profile_with_flops,
 )
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @pytest.fixture(scope="module")

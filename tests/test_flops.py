@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import diffmeter
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+import diffmeter
 from diffmeter.flops import (
     QWEN2_5,
     QWEN_VOCAB_SIZE,
@@ -25,9 +29,6 @@ from diffmeter.flops import (
     qwen_breakdown,
     qwen_config,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 small = st.integers(1, 8)
 

@@ -10,13 +10,14 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from diffmeter import images
-from diffmeter.errors import InputError
-from diffmeter.store import StorageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from diffmeter import images
+from diffmeter.errors import InputError
+from diffmeter.store import StorageError
 
 RECORD = {
     "prompt": "a red circle",

@@ -7,16 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-import diffmeter
 import pytest
 import torch
+from jsonschema import Draft202012Validator
+from PIL import Image
+
+import diffmeter
 from diffmeter import config, images, inference, model_manager
 from diffmeter.batch.spec import load_schema
 from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError
 from diffmeter.inference import generate_image, generate_images_sequential
 from diffmeter.store import StorageError
-from jsonschema import Draft202012Validator
-from PIL import Image
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 
@@ -245,6 +246,13 @@ def test_models_must_be_a_list(models: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="model_ids must be a list"):
         generate_images_sequential(models, "x", output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_side_alone_is_not_ignored(tmp_path: Path) -> None:
+    result = generate_image(SHAPES, "x", height=32, num_inference_steps=1, output_dir=tmp_path, enable_profiling=False)
+    assert result.image.size == (64, 32)
+    with pytest.raises(InputError, match="both height and width"):
+        inference.complete_size(Fake(), inference.GenerationRequest("m", "x", height=8))
 
 
 class Fake:

@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from diffmeter import store
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from diffmeter import store
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -132,6 +132,15 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tupl
         return op_class, int(shadow.total_ops)
 
 
+_FORWARDS = {kind: kind.forward for kind in _PRODUCT_TYPES}
+
+
+def _is_itself(module: nn.Module) -> bool:
+    """Whether a layer does what its class says: a replaced ``forward`` may skip the product, or make others."""
+    kind = type(module)
+    return kind in _FORWARDS and "forward" not in module.__dict__ and kind.forward is _FORWARDS[kind]
+
+
 class ModuleCounter:
     """Applies thop's rules through forward hooks; ``covered()`` tells whether a product rule is in charge now."""
 
@@ -144,12 +153,14 @@ class ModuleCounter:
 
     def before(self, module: nn.Module, *_: Any) -> None:
         """Forward pre-hook."""
-        if type(module) in _PRODUCT_TYPES:
+        if _is_itself(module):
             self._depth += 1
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook (``with_kwargs=True``)."""
         if type(module) in _PRODUCT_TYPES:
+            if not _is_itself(module):
+                return
             self._depth -= 1
         inputs = args if args else tuple(kwargs.values())
         try:

@@ -7,13 +7,14 @@ import sys
 from io import StringIO
 from pathlib import Path
 
-import diffmeter
 import pytest
+from rich.console import Console
+
+import diffmeter
 from diffmeter import cli
 from diffmeter.batch.display import BatchProgress, printable
 from diffmeter.batch.plan import Costs
 from diffmeter.inference import GenerationRequest
-from rich.console import Console
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import diffmeter
 import pytest
+
+import diffmeter
 from diffmeter import cli
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")

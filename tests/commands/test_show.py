@@ -6,12 +6,13 @@ import json
 import sys
 from pathlib import Path
 
-import diffmeter
 import pytest
-from diffmeter import cli, images
-from diffmeter.inference import generate_image
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+import diffmeter
+from diffmeter import cli, images
+from diffmeter.inference import generate_image
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 

@@ -126,6 +126,13 @@ def test_the_last_training_step_is_pure_noise() -> None:
     assert torch.allclose(noised, noise, atol=1e-3) and torch.allclose(velocity, -clean, atol=1e-3)
 
 
+def test_noise_levels_cover_the_schedule_and_prefer_its_middle() -> None:
+    levels = train.noise_levels(np.random.default_rng(0), 20000)
+    assert levels.dtype == torch.int64 and int(levels.min()) < 5 and int(levels.max()) > 994
+    # Logit-normal: within 0.25..0.75 where |normal| < log 3, that is 72.8%; evenly spread: 50%. Four to one: 68.2%.
+    assert ((levels >= 250) & (levels < 750)).double().mean().item() == pytest.approx(0.682, abs=0.01)
+
+
 def test_two_workers_have_the_mean_gradient(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_average_in_worker, args=(str(tmp_path / "meeting"),), nprocs=2)
 
