@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from diffmeter.builtin import compare_counters, count_flops, profile_with_flops
 from diffmeter.units import format_count, format_params, format_ratio
-from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+
 from diffmeter.benchmarks.flops_counter import OPTIMIZER_OPS, FLOPsCounter, compare_models
 from diffmeter.models.bk_core import dense_resolvent_diagonal, resolvent_diagonal
 from diffmeter.models.configurable_resnet_bk import (

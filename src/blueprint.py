@@ -135,7 +135,7 @@ def build(
     with torch.random.fork_rng(devices=_rng_devices(target)):
         torch.manual_seed(seed)
         # Models first: a stand-in tokenizer is fitted to the text encoder that reads it.
-        for name in sorted(blueprint.components, key=lambda key: _is_tokenizer(blueprint.components[key])):
+        for name in sorted(blueprint.components, key=lambda key: _reads_text(blueprint.components[key])):
             part = blueprint.components[name]
             if name not in accepted:
                 logger.info("%s takes no component %r; it is left out", cls.__name__, name)
@@ -184,8 +184,11 @@ def _build_component(
     if _is_tokenizer(part):
         return _tokenizer(part, built.get(_encoder_of(name)), token_count)
     import torch
+    from transformers import ProcessorMixin
 
     cls = component_type(part.library, part.class_name, blueprint.model_id, name)
+    if issubclass(cls, ProcessorMixin):
+        return _processor(cls, part, built.get("text_encoder"), token_count)
     if not issubclass(cls, torch.nn.Module):
         return _without_weights(cls, part.config)
     model = _on_meta(cls, part.config) if target.type == "meta" else _new_model(cls, part.config)
@@ -271,6 +274,34 @@ def _tokenizer(part: ComponentBlueprint, encoder: Any, token_count: int | None) 
     )
 
 
+def _processor(cls: Any, part: ComponentBlueprint, encoder: Any, token_count: int | None) -> Any:
+    """A processor (tokenizer and image processor in one) from its files' contents, by file name, in ``part.config``.
+
+    Its video half, which needs torchvision, is left out: no pipeline of diffusers gives a processor a video.
+    """
+    import transformers
+
+    files = part.config
+    images = files.get("preprocessor_config.json") or files.get("processor_config.json", {}).get("image_processor", {})
+    image_class = getattr(transformers, str(images.get("image_processor_type", "")).removesuffix("Fast"), None)
+    text = files.get("tokenizer_config.json", {})
+    tokenizer_class = _renamed(str(text.get("tokenizer_class", "PreTrainedTokenizerFast")), "transformers")
+    tokenizer = _tokenizer(
+        ComponentBlueprint("transformers", tokenizer_class, text, part.folder), encoder, token_count
+    )
+    parts = {"image_processor": image_class.from_dict(dict(images)) if image_class else None, "tokenizer": tokenizer}
+    accepted = inspect.signature(cls.__init__).parameters
+    # The class insists on each of its parts; those that are missing are never asked for here.
+    lenient = type(cls.__name__, (cls,), {"check_argument_for_proper_class": lambda self, name, value: type(value)})
+    lenient.__module__ = cls.__module__
+    template = files.get("chat_template.json", {}).get("chat_template") or tokenizer.chat_template
+    return lenient(
+        **{name: value for name, value in parts.items() if name in accepted},
+        **({"video_processor": None} if "video_processor" in accepted else {}),
+        chat_template=template,
+    )
+
+
 def _real_tokenizer(part: ComponentBlueprint) -> Any:
     import transformers
 
@@ -287,6 +318,10 @@ def _real_tokenizer(part: ComponentBlueprint) -> Any:
 
 def _is_tokenizer(part: ComponentBlueprint) -> bool:
     return "Tokenizer" in part.class_name
+
+
+def _reads_text(part: ComponentBlueprint) -> bool:
+    return _is_tokenizer(part) or part.class_name.endswith("Processor")
 
 
 def _encoder_of(tokenizer_name: str) -> str:

@@ -40,6 +40,12 @@ _MAX_CONFIG_BYTES = 8 * 1024 * 1024
 _TEMPORARY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "chat_template.json",
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMPONENT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -187,6 +193,13 @@ def _read_component(source: _Source, name: str, key: str, library: str, class_na
         )
 
     cls = component_type(library, class_name, name, key)
+    if _is_processor(cls):
+        files = {
+            file_name: _as_object(config, f"{key}/{file_name}", name)
+            for file_name in _PROCESSOR_FILES
+            if (config := _read_json(source, f"{key}/{file_name}", name)) is not None
+        }
+        return ComponentBlueprint(library, class_name, files, folder)
     for file_name in _config_files(cls):
         config = _read_json(source, f"{key}/{file_name}", name)
         if config is not None:
@@ -194,6 +207,12 @@ def _read_component(source: _Source, name: str, key: str, library: str, class_na
     raise ModelLoadError(
         f"component {key!r} of {_short(name)} has no {' or '.join(_config_files(cls))}, so its size is not known."
     )
+
+
+def _is_processor(cls: Any) -> bool:
+    from transformers import ProcessorMixin
+
+    return issubclass(cls, ProcessorMixin)
 
 
 def _config_files(cls: Any) -> tuple[str, ...]:

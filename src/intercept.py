@@ -188,6 +188,7 @@ def _entry(cls: type, name: str) -> Callable[..., Any]:
             return current(self, *args, **kwargs)
         return _report(self, method, functools.partial(current, self), args, kwargs)
 
+    _not_compiled(entry)
     return _looking_like(original, entry)
 
 
@@ -226,13 +227,45 @@ def _report(target: Any, method: str, proceed: Proceed, args: tuple[Any, ...], k
     known = _watchers.get(id(target))
     if not known:
         return proceed(*args, **kwargs)
-    if len(known) == 1:
-        return known[0].on_call(target, method, proceed, args, kwargs)
-    nearest = max(watcher.claims() for watcher in known)
-    for watcher in known:
-        if watcher.claims() == nearest:
-            proceed = functools.partial(_pass, watcher, target, method, proceed)
-    return proceed(*args, **kwargs)
+    compiling = _set_frame_evaluation(None)  # torch.compile is to see the model's code, not this package's
+    try:
+        if compiling is not None:
+            proceed = functools.partial(_proceed_compiling, compiling, proceed)
+        if len(known) == 1:
+            return known[0].on_call(target, method, proceed, args, kwargs)
+        nearest = max(watcher.claims() for watcher in known)
+        for watcher in known:
+            if watcher.claims() == nearest:
+                proceed = functools.partial(_pass, watcher, target, method, proceed)
+        return proceed(*args, **kwargs)
+    finally:
+        _set_frame_evaluation(compiling)
+
+
+def _proceed_compiling(compiling: Any, proceed: Proceed, *args: Any, **kwargs: Any) -> Any:
+    _set_frame_evaluation(compiling)
+    try:
+        return proceed(*args, **kwargs)
+    finally:
+        _set_frame_evaluation(None)
+
+
+_set_frame_evaluation = torch._C._dynamo.eval_frame.set_eval_frame
+
+
+def _not_compiled(function: Callable[..., Any]) -> None:
+    """Keep torch.compile away from a function of this module, without importing the compiler."""
+    frames: Any = torch._C._dynamo.eval_frame
+    code = function.__code__
+    if hasattr(frames, "set_code_exec_strategy"):
+        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+        frames.set_code_exec_strategy(code, skip)
+    elif hasattr(frames, "skip_code"):  # PyTorch 2.6
+        frames.skip_code(code)
+
+
+_not_compiled(_report)
+_not_compiled(_proceed_compiling)
 
 
 def _pass(watcher: Watcher, target: Any, method: str, proceed: Proceed, *args: Any, **kwargs: Any) -> Any:

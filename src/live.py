@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -154,9 +154,12 @@ def _top_mode() -> Any:
     return torch.utils._python_dispatch._get_current_dispatch_mode()
 
 
-def outermost_module(belongs: Callable[[nn.Module], bool], within: types.CodeType) -> nn.Module | None:
+def outermost_module(
+    belongs: Callable[[nn.Module], bool], entries: Callable[[nn.Module], Container[str]], within: types.CodeType
+) -> nn.Module | None:
     """The outermost module on the Python stack that ``belongs``; None in plain pipeline or scheduler code.
 
+    Only a forward counts, or a method by which a pipeline may enter the module: merging an adapter is no inference.
     A module that does not belong, but runs inside the function ``within`` (a generation), is the second choice: a
     pipeline may hold or make modules that are no components.
     """
@@ -168,7 +171,7 @@ def outermost_module(belongs: Callable[[nn.Module], bool], within: types.CodeTyp
         names = frame.f_code.co_varnames
         if names and names[0] == "self" and frame.f_code.co_argcount:
             owner = frame.f_locals.get("self")
-            if isinstance(owner, nn.Module):
+            if isinstance(owner, nn.Module) and frame.f_code.co_name in entries(owner):
                 stranger = owner
                 if belongs(owner):
                     found = owner

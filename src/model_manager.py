@@ -368,7 +368,7 @@ class _Plan:
                 local_files_only=True,
                 trust_remote_code=False,
             )
-            weights_check.check_complete(pipeline, self.name)
+            weights_check.check_complete(pipeline, self.name, folder, self.variant)
             pipeline = pipeline.to(target)
         except ModelLoadError:
             raise

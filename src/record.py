@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +263,7 @@ class Recorder:
         return record
 
     def _on_direct_product(self, operator: str, macs: int | None) -> None:
-        module = outermost_module(self._belongs, Recorder._on_generation.__code__)
+        module = outermost_module(self._belongs, self._entries, Recorder._on_generation.__code__)
         if module is None:
             return
         component, path = self._owners.get(id(module)) or (type(module).__name__, type(module).__name__)
@@ -275,12 +275,20 @@ class Recorder:
         else:
             entry.macs[operator] += macs
 
+    def _entries(self, module: nn.Module) -> Container[str]:
+        if id(module) in self._names:
+            return (*_FORWARDS, *intercept.public_methods(module.__class__))
+        return _FORWARDS
+
     def _belongs(self, module: nn.Module) -> bool:
         if id(module) not in self._owners:
             for component, root in self.parts.components.items():
                 for path, child in root.named_modules():
                     self._owners.setdefault(id(child), (component, path))
         return id(module) in self._owners
+
+
+_FORWARDS = ("forward", "_call_impl", "_slow_forward")
 
 
 @functools.cache

@@ -234,8 +234,9 @@ def write_with_record(path: str | Path, data: bytes, records_path: str | Path, r
     """Write the file ``path`` and append its record to ``records_path``: both are there afterwards, or neither.
 
     Everything that takes time or can fail comes first: the content is flushed under a temporary name, then the
-    record's line is written and the file takes its name, in two neighboring system calls. Returns the byte offset of
-    the line. Raises :class:`StorageError`.
+    record's line is written and the file takes its name, in two neighboring system calls, and the line is flushed.
+    (A power cut in between can leave a record whose file is missing, which a reader has to check for anyway.)
+    Returns the byte offset of the line. Raises :class:`StorageError`.
     """
     path = Path(path)
     lines = _as_lines([record])
@@ -248,7 +249,6 @@ def write_with_record(path: str | Path, data: bytes, records_path: str | Path, r
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _flush_folder(path.parent)
     return offset
 
 

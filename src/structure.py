@@ -226,6 +226,8 @@ class Structure:
     def _equals(self, other: Structure) -> bool:
         if self._nodes.keys() != other._nodes.keys() or self.helpers.keys() != other.helpers.keys():
             return False
+        if other._kept.keys() - self._kept.keys():  # a plain layer that was altered since
+            return False
         return all(
             _same_part(part, other._kept.get(key) or Part(part.module)) for key, part in self._kept.items()
         ) and all(_same_values(self.helpers[key][1], kept) for key, (_, kept) in other.helpers.items())

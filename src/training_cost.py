@@ -302,6 +302,7 @@ def count_step(module: nn.Module, args: Sequence[Any] = (), kwargs: Mapping[str,
 
 
 def _twin(module: nn.Module, keep_flags: bool = False) -> nn.Module:
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wrapped
     twin = build_twin(Structure(module))
     if keep_flags:
         flags = {name: p.requires_grad for name, p in module.named_parameters()}

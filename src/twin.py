@@ -129,6 +129,8 @@ def build_twin(structure: Structure) -> nn.Module:
             clone.__dict__.update({name: _copy(item, memo) for name, item in attributes.items()})
     for part in structure.parts:
         _fill(memo[id(part.module)], part, memo)
+    for part in structure.altered:
+        _use_compute_dtype(memo[id(part.module)], part)
     root: nn.Module = memo[id(structure.root)]
     for module in root.modules():
         _use_plain_linear(module)
@@ -196,6 +198,20 @@ def _meta_tensor(tensor: torch.Tensor) -> torch.Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(meta, requires_grad=False)
     return meta
+
+
+def _use_compute_dtype(twin: nn.Module, part: Part) -> None:
+    """Weights that a hook casts for each call have the type that they are computed in."""
+    registry = part.attributes.get("_diffusers_hook")
+    hooks = [*(registry.hooks.values() if registry is not None else ()), part.attributes.get("_hf_hook")]
+    dtype = next((h.compute_dtype for h in hooks if type(h).__name__ == "LayerwiseCastingHook"), None)
+    if dtype is None:
+        return
+    for tensors in (twin._parameters, twin._buffers):
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.is_floating_point():
+                cast = torch.empty(tensor.shape, dtype=dtype, device="meta")
+                tensors[name] = nn.Parameter(cast, requires_grad=False) if tensors is twin._parameters else cast
 
 
 def _use_plain_linear(module: nn.Module) -> None:

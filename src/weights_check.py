@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def check_folder(folder: Path, model_id: str, components: Iterable[str], variant
     Reads headers only, so it takes milliseconds for gigabytes. Raises ``ModelLoadError`` naming the file.
     """
     for component in components:
-        for path in sorted((folder / component).glob("*.safetensors")):
+        for path in weight_files(folder / component, variant):
             problem = file_problem(path)
             if problem is not None:
                 raise ModelLoadError(f"weight file {component}/{path.name} of {model_id!r} {problem}.")
@@ -68,8 +69,26 @@ def _check_shards(index: Path, component: str, model_id: str, variant: str | Non
         raise ModelLoadError(f"{model_id!r} lacks the weight file {component}/{missing[0]}.")
 
 
-def check_complete(pipeline: Any, model_id: str) -> None:
-    """Make sure that no parameter was left without a value. Raises ``ModelLoadError`` naming the first."""
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a component that loading ``variant`` reads; those without one if it has none of them."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [path for path in files if _variant_of(path) == variant] or [
+        path for path in files if _variant_of(path) is None
+    ]
+
+
+def _variant_of(path: Path) -> str | None:
+    """ "fp16" for model.fp16.safetensors and model.fp16-00001-of-00002.safetensors, None for model.safetensors."""
+    parts = path.name.split(".")
+    return parts[1].split("-")[0] if len(parts) > 2 else None
+
+
+def check_complete(pipeline: Any, model_id: str, folder: Path, variant: str | None = None) -> None:
+    """Make sure that every parameter came from the weight files.
+
+    diffusers leaves a parameter that the files lack on the meta device, and transformers initializes it at random
+    with no more than a warning. Raises ``ModelLoadError`` naming the component.
+    """
     import torch
 
     for component, module in pipeline.components.items():
@@ -78,6 +97,25 @@ def check_complete(pipeline: Any, model_id: str) -> None:
         for name, parameter in module.named_parameters():
             if parameter.device.type == "meta":
                 raise ModelLoadError(f"the weights of {model_id!r} are incomplete: {component} lacks {name!r}.")
+        # Files may hold more than the model takes (buffers, a decoder that is not used), but not fewer elements.
+        # Quantized weights pack several parameters into one element, so they cannot be compared this way.
+        stored = [_stored_elements(path) for path in weight_files(folder / component, variant)]
+        needed = sum(parameter.numel() for parameter in module.parameters())
+        if stored and all(count is not None for count in stored) and sum(c or 0 for c in stored) < needed:
+            raise ModelLoadError(
+                f"the weights of {model_id!r} are incomplete: {component} has {needed} parameters and its files hold "
+                f"{sum(c or 0 for c in stored)}."
+            )
+
+
+def _stored_elements(path: Path) -> int | None:
+    """How many elements a safetensors file holds, or None if some of them are not floating-point numbers."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    if any(entry["dtype"] in ("U8", "I8") for entry in tensors):
+        return None
+    return sum(math.prod(entry["shape"]) for entry in tensors)
 
 
 def reason(error: BaseException) -> str:

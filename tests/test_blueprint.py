@@ -91,6 +91,26 @@ def test_config_of_a_whole_model_gives_its_part() -> None:
     assert config.hidden_size == 16 and config.vocab_size == 100
 
 
+def test_processor_is_built_without_its_video_half() -> None:
+    from diffusers import QwenImageEditPipeline
+
+    files = {
+        "preprocessor_config.json": {
+            "image_processor_type": "Qwen2VLImageProcessor",
+            "patch_size": 14,
+            "merge_size": 2,
+        },
+        "tokenizer_config.json": {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"},
+    }
+    part = blueprint.ComponentBlueprint("transformers", "Qwen2VLProcessor", files)
+    built = blueprint.build(blueprint.Blueprint("acme/edit", "QwenImageEditPipeline", {"processor": part}))
+    assert isinstance(built, QwenImageEditPipeline)
+    processor = built.processor
+    assert type(processor).__name__ == "Qwen2VLProcessor"
+    assert processor.image_processor.patch_size == 14
+    assert len(processor.tokenizer("a cat").input_ids) == 2
+
+
 def test_token_count_reaches_the_tokenizers() -> None:
     pipeline = build_pipeline_without_weights("black-forest-labs/FLUX.1-dev", token_count=9)
     assert len(pipeline.tokenizer_2("a cat").input_ids) == 10

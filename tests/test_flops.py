@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-import diffmeter
+from diffmeter import catalog
 from diffmeter.flops import (
     QWEN2_5,
     QWEN_VOCAB_SIZE,
@@ -174,12 +173,9 @@ def test_parameters_meet_the_model_cards(size: str, billions: float) -> None:
 
 def qwen_vl_text_config() -> dict[str, Any]:
     """The text encoder of Qwen-Image from the catalogue: Qwen2.5-VL-7B."""
-    entry = Path(diffmeter.__file__).parent / "catalog" / "qwen_image.json"
-    if not entry.exists():
-        pytest.skip("the catalogue has no qwen_image.json")
-    config = json.loads(entry.read_text(encoding="utf-8"))["components"]["text_encoder"]["config"]
-    assert isinstance(config, dict)
-    return config
+    entry = catalog.find("Qwen/Qwen-Image")
+    assert entry is not None
+    return dict(entry.components["text_encoder"].config)
 
 
 def test_text_encoder_of_a_diffusion_pipeline() -> None:
@@ -201,6 +197,16 @@ def test_text_encoder_of_a_diffusion_pipeline() -> None:
     assert counted == qwen_breakdown(config, 1, 40).product_flops == qwen_breakdown(sizes, 1, 40).product_flops
     bare = op_level_flops(encoder.model.language_model, 1, 40, position_ids=positions)
     assert bare == qwen_breakdown(config, 1, 40, lm_head=False).product_flops
+
+
+def test_profile_of_a_diffusion_pipeline_has_the_text_encoder_of_the_formula() -> None:
+    from diffmeter import dry_run
+
+    profile = dry_run("Qwen/Qwen-Image", height=64, width=64, num_inference_steps=1, true_cfg_scale=1.0)
+    calls = profile.components["text_encoder"].calls
+    assert sum(call.count for call in calls) == 1
+    batch, tokens = calls[0].shapes["input_ids"]
+    assert calls[0].matmul_macs == qwen_breakdown(qwen_config("7b"), batch, tokens).matmul_macs
 
 
 def test_breakdown_itemises_and_survives_json() -> None:

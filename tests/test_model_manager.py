@@ -143,6 +143,19 @@ def test_incomplete_weights_are_named(shapes_folder: Path) -> None:
         ModelManager().load_model(shapes_folder)
 
 
+def test_weights_that_transformers_would_make_up_are_named(shapes_folder: Path) -> None:
+    """transformers initializes what a file lacks at random, and says so in a warning only."""
+    from safetensors.torch import load_file, save_file
+
+    path = shapes_folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    removed = next(name for name in tensors if name.endswith("fc1.weight"))
+    tensors.pop(removed)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match="are incomplete: text_encoder has"):
+        ModelManager().load_model(shapes_folder)
+
+
 def test_missing_weights_are_named(shapes_folder: Path) -> None:
     (shapes_folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match="could not be loaded") as caught:

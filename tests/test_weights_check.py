@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from diffmeter.errors import ModelLoadError
-from diffmeter.weights_check import check_folder, file_problem, reason
+from diffmeter.weights_check import check_folder, file_problem, reason, weight_files
 
 
 @pytest.fixture
@@ -68,6 +68,20 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     (tmp_path / "unet" / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ModelLoadError, match="weight index"):
         check_folder(tmp_path, "acme/x", ["unet"])
+
+
+def test_only_the_files_of_the_variant_are_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    for name in ("model.safetensors", "model.fp16-00001-of-00001.safetensors", "model.non_ema.safetensors"):
+        save_file({"a": torch.ones(1)}, folder / name)
+    assert [path.name for path in weight_files(folder)] == ["model.safetensors"]
+    assert [path.name for path in weight_files(folder, "fp16")] == ["model.fp16-00001-of-00001.safetensors"]
+    assert [path.name for path in weight_files(folder, "bf16")] == ["model.safetensors"]
+    (folder / "model.non_ema.safetensors").write_bytes(b"broken")
+    check_folder(tmp_path, "acme/x", ["unet"])
+    with pytest.raises(ModelLoadError, match="model.non_ema.safetensors"):
+        check_folder(tmp_path, "acme/x", ["unet"], "non_ema")
 
 
 def test_reason_is_one_sentence() -> None:

@@ -76,6 +76,11 @@ def part_name(rank: int) -> str:
     return f"runs.rank-{rank:05d}.jsonl"
 
 
+def encode(image: Image, record: Mapping[str, Any]) -> bytes:
+    """The image as a PNG file with the ``parameters`` line of its record."""
+    return images.encode_png(image, {images.PARAMETERS_KEY: images.parameters_text(record)})
+
+
 @dataclass(frozen=True)
 class _Line:
     """Where a record is in the file, and what of it is needed to decide about it."""
@@ -101,8 +106,8 @@ class RunFolder:
 
     def save_image(self, image: Image, record: Mapping[str, Any]) -> Path:
         """Save one image under a name of its own, before its record is complete. Raises ``StorageError``."""
-        png = images.encode_png(image, {images.PARAMETERS_KEY: images.parameters_text(record)})
-        return store.write_new(self.path, f"{store.model_slug(record['model_id'])}_seed{record['seed']}", ".png", png)
+        stem = f"{store.model_slug(record['model_id'])}_seed{record['seed']}"
+        return store.write_new(self.path, stem, ".png", encode(image, record))
 
     def record_saved_image(self, path: Path, record: dict[str, Any]) -> None:
         """Complete what ``save_image`` began: the record goes into the image file and into ``runs.jsonl``."""
@@ -121,7 +126,7 @@ class RunFolder:
 
     def save_provisional(self, image: Image, record: Mapping[str, Any]) -> bytes:
         """Put the image on the disk, so that nothing that follows can lose it; returns its PNG bytes."""
-        png = images.encode_png(image, {images.PARAMETERS_KEY: images.parameters_text(record)})
+        png = encode(image, record)
         path = self.provisional_path(record["key"])
         try:
             path.write_bytes(png)
@@ -137,8 +142,6 @@ class RunFolder:
         record["image"] = name
         png = images.add_texts(png, {images.RECORD_KEY: json.dumps(record, allow_nan=False)})
         store.write_with_record(self.path / name, png, self.records_path, record)
-        with suppress(OSError):
-            self.provisional_path(record["key"]).unlink()
         return self.path / name
 
     def add_failure(self, record: dict[str, Any]) -> None:
@@ -146,6 +149,7 @@ class RunFolder:
         store.append_jsonl(self.records_path, record)
 
     def discard_provisional(self, key: str) -> None:
+        """Delete the image of ``save_provisional``, after ``commit`` or after a failure."""
         with suppress(OSError):
             self.provisional_path(key).unlink()
 

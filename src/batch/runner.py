@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..inference import RECORD_SCHEMA_VERSION, GenerationRequest, failed_profile, model_name, run_generation
 from ..store import StorageError
 from ..units import format_bytes
-from .folder import RunFolder
+from .folder import RunFolder, encode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -198,7 +198,8 @@ def _generate(
 
     def save(image: Image, record: dict[str, Any]) -> None:
         record["process_index"] = options.process_index
-        png.append(folder.save_provisional(image, record))
+        # Without counting, the image gets its name and record at once.
+        png.append(folder.save_provisional(image, record) if options.profiling else encode(image, record))
 
     options.progress.started(request)
     try:
@@ -218,7 +219,8 @@ def _generate(
     except Exception as error:
         return error
     finally:
-        folder.discard_provisional(request.key)
+        if options.profiling:
+            folder.discard_provisional(request.key)
     outcome.finished += 1
     options.progress.finished(request, record)
     options.on_record(record)

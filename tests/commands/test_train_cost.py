@@ -30,8 +30,8 @@ def embedded() -> str:
 
 
 def test_json(embedded: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (embedded, "--method", "lora", "--rank", "4", "--steps", "10", "--batch", "2", "--cache-text", "--json")
-    code, out, _ = run(monkeypatch, capsys, *arguments)
+    options = ("--method", "lora", "--rank", "4", "--steps", "10", "--batch", "2", "--cache-text", "--json")
+    code, out, _ = run(monkeypatch, capsys, embedded, *options)
     assert code == 0
     data = json.loads(out)
     cost = TrainingCost.from_dict(data)

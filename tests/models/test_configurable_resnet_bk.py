@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from diffmeter.models.configurable_resnet_bk import (
     BASELINE_CONFIG,
     STEP2_CONFIG,
@@ -14,7 +16,6 @@ from diffmeter.models.configurable_resnet_bk import (
     MixtureOfExperts,
     ResNetBKConfig,
 )
-from torch import nn
 
 SMALL = ResNetBKConfig(d_model=16, n_layers=2, n_seq=12, vocab_size=20, num_experts=3)
 

@@ -44,6 +44,7 @@ def test_it_writes_a_pipeline_that_loads_and_draws(straight: Path) -> None:
     assert json.loads((straight / "progress.json").read_text())["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(straight: Path, tmp_path: Path) -> None:
     run(tmp_path, 1)
     run(tmp_path, 2)
@@ -133,6 +134,7 @@ def test_noise_levels_cover_the_schedule_and_prefer_its_middle() -> None:
     assert ((levels >= 250) & (levels < 750)).double().mean().item() == pytest.approx(0.682, abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_mean_gradient(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_average_in_worker, args=(str(tmp_path / "meeting"),), nprocs=2)
 
