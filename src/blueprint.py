@@ -99,7 +99,8 @@ def component_type(library: str, class_name: str, model_id: str, component: str)
         )
     for name in (_renamed(class_name, library), class_name):
         found = getattr(home, name, None)
-        if isinstance(found, type):
+        # A module also holds the names that it imports from elsewhere; none of them is a component.
+        if isinstance(found, type) and found.__module__.split(".")[0] in ("diffusers", "transformers"):
             return found
     version = transformers.__version__ if library == "transformers" else diffusers.__version__
     raise ModelLoadError(

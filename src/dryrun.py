@@ -405,6 +405,8 @@ def _stand_in_pipeline(pipe: Any, stand_ins: dict[int, Any]) -> Any:
         if callable(getattr(value, "step", None)) and hasattr(value, "config"):
             stand_ins[id(value)] = copy.deepcopy(value)
             return stand_ins[id(value)]
+        if callable(getattr(value, "postprocess_video", None)):
+            return _without_large_videos(value)
         if type(value) in (list, tuple):
             return type(value)(stand_in(item) for item in value)
         if type(value) is dict:
@@ -417,6 +419,23 @@ def _stand_in_pipeline(pipe: Any, stand_ins: dict[int, Any]) -> Any:
         clone.__dict__["_all_hooks"] = []
     clone.__dict__["_offload_device"] = None
     clone.__dict__["_progress_bar_config"] = {"disable": True}
+    return clone
+
+
+#: elements above which a decoded video is not converted: its copies would take gigabytes, and nobody looks at zeros
+_VIDEO_LIMIT = 1 << 25
+
+
+def _without_large_videos(processor: Any) -> Any:
+    """A video processor that hands large videos back as they are."""
+    clone = copy.copy(processor)
+
+    def postprocess_video(video: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(video, torch.Tensor) and video.numel() > _VIDEO_LIMIT:
+            return video
+        return processor.postprocess_video(video, *args, **kwargs)
+
+    clone.postprocess_video = postprocess_video
     return clone
 
 

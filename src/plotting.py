@@ -199,13 +199,15 @@ def plot_sizes(comparison: Comparison) -> Picture:
         axes.xaxis.set_major_locator(FixedLocator(shown))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if square else f"{value:.2f}")
-        axes.yaxis.set_major_formatter(lambda value, _: format_count(value, "").strip().replace(".00", ""))
+        axes.yaxis.set_major_formatter(lambda value, _: _tick(float(value)))
         axes.yaxis.set_minor_locator(NullLocator())
     if len(ticks) > 1:
         margin = (ticks[-1] / ticks[0]) ** 0.08
         grid.flat[0].set_xlim(ticks[0] / margin, ticks[-1] * margin)
-    figure.supxlabel("Height = width of the picture (pixels)" if square else "Size of the picture (megapixels)")
-    figure.supylabel("Cost of one generation (MACs)")
+    figure.supxlabel(
+        "Height = width of the picture (pixels)" if square else "Size of the picture (megapixels)", fontsize=10
+    )
+    figure.supylabel("Cost of one generation (MACs)", fontsize=10)
     names = ["total", *_ordered(name for name in drawn if name != "total")]
     figure.legend([drawn[n] for n in names], names, loc="outside upper center", ncols=_columns(names), frameon=False)
     return Picture(figure)
@@ -297,6 +299,11 @@ def _spread(values: Sequence[float], most: int) -> list[float]:
         if math.log(value / kept[-1]) >= gap:
             kept.append(value)
     return kept
+
+
+def _tick(value: float) -> str:
+    """A power of ten with its prefix: 1e11 is "100 G"."""
+    return format_count(round(value), "").strip().replace(".00", "")
 
 
 def _columns(names: Sequence[str]) -> int:

@@ -105,6 +105,7 @@ class KnownValues(DispatchMode):
         self.assumed = False
         self.reads: set[int] = set()
         self._spoiled: dict[int, torch.UntypedStorage] = {}  # known storages that got unknown values
+        self._written: dict[int, tuple[torch.UntypedStorage, Origin]] = {}  # known storages that got values of a call
 
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs) if kwargs else {}
@@ -136,7 +137,7 @@ class KnownValues(DispatchMode):
 
     def _known(self, func: Any, args: Any, kwargs: dict[str, Any], known: list[torch.Tensor]) -> Any:
         name = _name(func)
-        origin = _NOWHERE.union(*(_origin(t) for t in known))
+        origin = _NOWHERE.union(*map(self._origin, known))
         if func in _READS:
             self.reads |= origin
             return func(*args, **kwargs)
@@ -149,6 +150,10 @@ class KnownValues(DispatchMode):
             name == "index" and any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1])
         ):
             self.reads |= origin
+        if origin and _writes_first(func) and isinstance(args[0], torch.Tensor):
+            storage = args[0].untyped_storage()  # and with it every view of it
+            _, before = self._written.get(storage._cdata, (storage, _NOWHERE))
+            self._written[storage._cdata] = storage, before | origin
         if origin:
             for item in out if isinstance(out, (list, tuple)) else (out,):
                 if isinstance(item, torch.Tensor):
@@ -209,8 +214,10 @@ class KnownValues(DispatchMode):
         if name == "index":
             args = (args[0], self._positions(args[1]), *args[2:])
         elif name == "masked_select":
-            positions = self._positions([torch.broadcast_to(args[1], args[0].shape)])
-            return aten.index.Tensor(_meta(args[0].expand(args[1].shape)), _to_meta(positions))
+            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
+            self.reads |= self._origin(args[1])
+            positions = self._positions([torch.broadcast_to(args[1], shape)])
+            return aten.index.Tensor(_meta(args[0].expand(shape)), _to_meta(positions))
         elif name in _SHAPED_BY_VALUES:
             return func(*(self._assumed(a) if isinstance(a, torch.Tensor) else a for a in args), **kwargs)
         target = args[0] if args and isinstance(args[0], torch.Tensor) else None
@@ -238,7 +245,7 @@ class KnownValues(DispatchMode):
         positions: list[Any] = []
         for index in indices:
             if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
-                self.reads |= _origin(index)
+                self.reads |= self._origin(index)
                 positions.extend(self._assumed(index).nonzero().unbind(1))
             else:
                 positions.append(index)
@@ -252,6 +259,13 @@ class KnownValues(DispatchMode):
             raise CountError("the work depends on the values of a large tensor that only a real run knows")
         self.assumed = True
         return assumed_values(tensor, self.assumption)
+
+    def _origin(self, tensor: torch.Tensor) -> Origin:
+        """Indices of the call's tensors that the values of a known tensor come from."""
+        origin = getattr(tensor, "_diffmeter_origin", _NOWHERE)
+        if self._written:
+            origin |= self._written.get(_storage_id(tensor), (None, _NOWHERE))[1]
+        return origin
 
     def _is_spoiled(self, tensor: torch.Tensor) -> bool:
         return bool(self._spoiled) and _storage_id(tensor) in self._spoiled
@@ -280,10 +294,6 @@ def _is_float(dtype: torch.dtype | None) -> bool:
 
 def _storage_id(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _origin(tensor: torch.Tensor) -> Origin:
-    return getattr(tensor, "_diffmeter_origin", _NOWHERE)
 
 
 def _assumed_scalar(dtype: torch.dtype, assumption: bool) -> Any:
@@ -345,7 +355,7 @@ class _HostValues(TorchFunctionMode):
                     with torch.utils._python_dispatch._disable_current_modes():
                         stand_in = assumed_values(tensor, self._values.assumption)
                     return func(stand_in, *args[1:], **(kwargs or {}))
-                self._values.reads |= _origin(tensor)
+                self._values.reads |= self._values._origin(tensor)
         elif func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs and "device" in kwargs:
             if not isinstance(args[0] if args else None, torch.Tensor):
                 kwargs = {**kwargs, "device": torch.device("cpu")}

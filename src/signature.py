@@ -71,7 +71,7 @@ class Frozen:
     def thaw(self, make: Callable[[int, TensorSpec], torch.Tensor]) -> Any:
         """The tree with each tensor spec replaced by ``make(index, spec)``, in fresh containers."""
         numbers = {id(spec): i for i, spec in enumerate(self.tensors)}
-        return map_leaves(self.tree, TensorSpec, lambda spec: make(numbers[id(spec)], spec))
+        return map_leaves(self.tree, TensorSpec, lambda spec: make(numbers[id(spec)], spec), fresh=True)
 
 
 def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
@@ -141,7 +141,10 @@ def _rebuild_mapping(like: Any, items: dict[Any, Any]) -> Any:
 
 
 def _shallow_copy(value: Any) -> Any:
-    return copy.copy(value) if hasattr(value, "__dict__") else value
+    try:
+        return copy.copy(value) if hasattr(value, "__dict__") else value
+    except Exception:  # what cannot be copied is shared
+        return value
 
 
 def _freeze_object(value: Any, clone: Any, walk: Callable[[Any], tuple[Any, Any]]) -> tuple[Any, list[Any]]:
@@ -149,6 +152,8 @@ def _freeze_object(value: Any, clone: Any, walk: Callable[[Any], tuple[Any, Any]
     attributes = getattr(value, "__dict__", None)
     if attributes is None:  # slots, slices, ranges: what they print, or which one it is
         return value, [repr(value)]
+    if clone is value:
+        return value, [id(value)]
     keys = []
     for name, item in attributes.items():
         frozen, key = walk(item)
@@ -157,10 +162,18 @@ def _freeze_object(value: Any, clone: Any, walk: Callable[[Any], tuple[Any, Any]
     return clone, keys
 
 
-def map_leaves(value: Any, kind: type, change: Callable[[Any], Any], _memo: dict[int, Any] | None = None) -> Any:
+def map_leaves(
+    value: Any,
+    kind: type,
+    change: Callable[[Any], Any],
+    _memo: dict[int, Any] | None = None,
+    *,
+    fresh: bool = False,
+) -> Any:
     """A copy of nested containers and plain objects with every instance of ``kind`` replaced by ``change`` of it.
 
-    Everything else is shared. An object met twice is changed once.
+    Everything else is shared, plain objects with nothing to replace included unless ``fresh``. An object met twice
+    is changed once.
     """
     memo = {} if _memo is None else _memo
     known = memo.get(id(value))
@@ -172,16 +185,21 @@ def map_leaves(value: Any, kind: type, change: Callable[[Any], Any], _memo: dict
     elif isinstance(value, _ATOMS):
         return value
     elif isinstance(value, (list, tuple)):
-        result = _rebuild_sequence(value, [map_leaves(item, kind, change, memo) for item in value])
+        result = _rebuild_sequence(value, [map_leaves(item, kind, change, memo, fresh=fresh) for item in value])
     elif isinstance(value, Mapping):
-        result = _rebuild_mapping(value, {k: map_leaves(item, kind, change, memo) for k, item in value.items()})
+        items = {name: map_leaves(item, kind, change, memo, fresh=fresh) for name, item in value.items()}
+        result = _rebuild_mapping(value, items)
     elif isinstance(value, (torch.nn.Module, torch.Tensor, torch.Generator)) or callable(value):
         return value
     elif hasattr(value, "__dict__"):
-        changed = {name: map_leaves(item, kind, change, memo) for name, item in value.__dict__.items()}
-        if any(changed[name] is not item for name, item in value.__dict__.items()):
-            result = copy.copy(value)
-            result.__dict__.update(changed)
+        try:
+            memo[id(value)] = clone = copy.copy(value)  # before its attributes, which may refer to it
+        except Exception:  # what cannot be copied is shared
+            return value
+        changed = {name: map_leaves(item, kind, change, memo, fresh=fresh) for name, item in vars(value).items()}
+        if fresh or any(changed[name] is not item for name, item in vars(value).items()):
+            clone.__dict__.update(changed)
+            result = clone
     memo[id(value)] = result
     return result
 

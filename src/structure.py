@@ -269,6 +269,6 @@ def _same_value(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(x is y or _same_value(x, y) for x, y in zip(a, b, strict=False))
     if isinstance(a, dict):
         return _same_values(a, b)
-    if isinstance(a, _ATOMS):
+    if isinstance(a, (*_ATOMS, set, collections.deque)):
         return bool(a == b)
     return False

@@ -207,11 +207,12 @@ def _use_compute_dtype(twin: nn.Module, part: Part) -> None:
     dtype = next((h.compute_dtype for h in hooks if type(h).__name__ == "LayerwiseCastingHook"), None)
     if dtype is None:
         return
-    for tensors in (twin._parameters, twin._buffers):
+    tables: Any = (twin._parameters, twin._buffers)
+    for tensors in tables:
         for name, tensor in tensors.items():
             if tensor is not None and tensor.is_floating_point():
                 cast = torch.empty(tensor.shape, dtype=dtype, device="meta")
-                tensors[name] = nn.Parameter(cast, requires_grad=False) if tensors is twin._parameters else cast
+                tensors[name] = nn.Parameter(cast, requires_grad=False) if isinstance(tensor, nn.Parameter) else cast
 
 
 def _use_plain_linear(module: nn.Module) -> None:

@@ -70,7 +70,7 @@ def _check_shards(index: Path, component: str, model_id: str, variant: str | Non
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a component that loading ``variant`` reads; those without one if it has none of them."""
+    """The safetensors files of a component that loading ``variant`` reads: its own, or else the plain ones."""
     files = sorted(folder.glob("*.safetensors"))
     return [path for path in files if _variant_of(path) == variant] or [
         path for path in files if _variant_of(path) is None

@@ -64,6 +64,12 @@ def test_classes_of_other_packages_are_refused() -> None:
             blueprint.build(tiny(unet=part))
 
 
+def test_names_that_a_library_imports_from_elsewhere_are_refused() -> None:
+    for library, class_name in (("pipeline_utils", "Path"), ("diffusers", "Any"), ("transformers", "Path")):
+        with pytest.raises(ModelLoadError):
+            blueprint.component_type(library, class_name, "acme/x", "unet")
+
+
 def test_class_that_the_library_does_not_have() -> None:
     with pytest.raises(ModelLoadError, match=r"diffusers.NoSuchUNet, which the installed diffusers"):
         blueprint.build(tiny(unet=blueprint.ComponentBlueprint("diffusers", "NoSuchUNet")))

@@ -80,7 +80,7 @@ def test_only_the_files_of_the_variant_are_checked(tmp_path: Path) -> None:
     assert [path.name for path in weight_files(folder, "bf16")] == ["model.safetensors"]
     (folder / "model.non_ema.safetensors").write_bytes(b"broken")
     check_folder(tmp_path, "acme/x", ["unet"])
-    with pytest.raises(ModelLoadError, match="model.non_ema.safetensors"):
+    with pytest.raises(ModelLoadError, match=r"model\.non_ema\.safetensors"):
         check_folder(tmp_path, "acme/x", ["unet"], "non_ema")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -303,7 +302,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _free(manager: Any, model_id: str) -> None:
     """Unload a model and give its memory back to the system."""
     manager.unload_model(model_id)
-    gc.collect()
     # The C library keeps freed blocks for later; a model's worth of them is better given back.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

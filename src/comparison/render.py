@@ -41,7 +41,7 @@ def _conditions(row: Row) -> list[str]:
 
 
 def _bound(row: Row) -> str:
-    return "" if row.complete else "at least "
+    return "" if row.complete else ">= "
 
 
 def _component_lines(row: Row) -> list[str]:
@@ -85,18 +85,24 @@ def to_table(comparison: Comparison) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_lines=False)
     for column in _COLUMNS:
-        least = {"By component": 36, "Model": 12}.get(column)
-        table.add_column(column, justify="left" if column in _LEFT else "right", overflow="fold", min_width=least)
+        left = column in _LEFT
+        table.add_column(
+            column,
+            justify="left" if left else "right",
+            overflow="fold",
+            min_width=32 if column == "By component" else None,
+            max_width=26 if column == "Model" else None,
+        )
     for row in comparison:
         table.add_row(*map(Text, table_cells(row)), style="" if row.error is None else "red")
     return table
 
 
 def to_text(comparison: Comparison) -> str:
-    """The table as plain text, 160 columns wide."""
+    """The table as plain text, as wide as it needs to be."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=160, highlight=False, color_system=None)
+    console = Console(file=io.StringIO(), width=200, highlight=False, color_system=None)
     console.print(to_table(comparison))
     output: Any = console.file
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

@@ -111,6 +111,11 @@ def _conv_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Count
     return {CONV: out.numel() * prod(weight.shape[1:])}
 
 
+def _conv_tbc_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
+    _, weight = _bind_linear(args, kwargs)
+    return {CONV: out.numel() * prod(weight.shape[:2])}
+
+
 def _conv_transpose_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
     return {CONV: _conv_transpose(*_bind_linear(args, kwargs))}
 
@@ -138,12 +143,13 @@ def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
 
     total, current = 0, sizes[0]
     for index, following in enumerate(sizes[1:], start=1):
-        needed = output.union(*(set(s) for s in sizes[index + 1 :]))
+        later = sizes[index + 1 :]
+        needed = output.union(*({k for k, size in s.items() if size != 1} for s in later))
         summed = {
             k for k in current.keys() & following.keys() if k not in needed and current[k] != 1 and following[k] != 1
         }
         merged = {k: max(current.get(k, 1), following.get(k, 1)) for k in current.keys() | following.keys()}
-        if any(k not in needed for k in current.keys() & following.keys()):
+        if summed:
             # indices of one side alone (or of size 1 on the other) that nobody needs are summed before the product
             involved = summed | {k for k in merged if k in needed}
             total += prod(merged[k] for k in involved)
@@ -168,6 +174,28 @@ def _tensordot_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> 
     left = range(a.dim() - dims, a.dim()) if isinstance(dims, int) else dims[0]
     left = [left] if isinstance(left, int) else left
     return _product(out.numel() * prod(a.shape[d] for d in left), a, b)
+
+
+def _inner_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
+    a, b = args[0], args[1] if len(args) > 1 else kwargs["other"]
+    if not a.dim() or not b.dim():
+        return {}  # a scalar times a tensor
+    return _product(out.numel() * a.shape[-1], a, b)
+
+
+def _chain_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
+    """``torch.linalg.multi_dot`` and ``chain_matmul``: products in the cheapest order."""
+    matrices = list(args[0] if isinstance(args[0], (list, tuple)) else args)
+    sizes = [matrices[0].shape[0] if matrices[0].dim() > 1 else 1]
+    sizes += [m.shape[0] if m.dim() == 1 else m.shape[-2] for m in matrices[1:]]
+    sizes.append(matrices[-1].shape[-1] if matrices[-1].dim() > 1 else 1)
+    n = len(matrices)
+    best = [[0] * n for _ in range(n)]
+    for span in range(1, n):
+        for i in range(n - span):
+            j = i + span
+            best[i][j] = min(best[i][k] + best[k + 1][j] + sizes[i] * sizes[k + 1] * sizes[j + 1] for k in range(i, j))
+    return _product(best[0][-1], *matrices)
 
 
 _MHA = inspect.signature(F.multi_head_attention_forward)
@@ -220,6 +248,9 @@ for _owner, _names in (
     (torch.Tensor, "self other"),
 ):
     RULES[_owner.matmul] = _two(_names)
+RULES[torch.linalg.multi_dot] = RULES[torch.chain_matmul] = _chain_rule
+RULES[torch.inner] = _inner_rule
+RULES[torch.Tensor.inner] = _inner_rule
 for _function in (torch.Tensor.__matmul__,):
     RULES[_function] = _two("self other")
 RULES[torch.linalg.matmul] = _two("input other")
@@ -239,6 +270,8 @@ for _n in (1, 2, 3):
     for _module in (F, torch):
         RULES[getattr(_module, f"conv{_n}d")] = _conv_rule
         RULES[getattr(_module, f"conv_transpose{_n}d")] = _conv_transpose_rule
+for _module in (F, torch):
+    RULES[_module.conv_tbc] = _conv_tbc_rule
 for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     RULES[getattr(torch._VF, _name)] = _recurrent_rule
 for _name in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):

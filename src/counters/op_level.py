@@ -68,6 +68,11 @@ def _conv_transpose(x: Any, weight: Any, *_: Any, **__: Any) -> int:
     return x.numel() * prod(weight.shape[1:])
 
 
+def _conv_tbc(x: Any, weight: Any, *_: Any, out: Any, **__: Any) -> int:
+    # time x batch x channels; weight is (kernel, in, out)
+    return out.numel() * prod(weight.shape[:2])
+
+
 def _packed_linear(x: Any, _weight: Any, *_: Any, out: Any, **__: Any) -> int:
     # weight-only quantised kernels pack the weight: the output tells its width
     return out.numel() * x.shape[-1]
@@ -93,14 +98,18 @@ def _native_multi_head_attention(
     return b * (n * e * e + 2 * m * e * e) + 2 * b * n * m * e + b * n * e * e
 
 
+# position of the first feed-forward weight among the operator's arguments that follow the packed projection's weight
+_FEED_FORWARD_WEIGHT = [
+    argument.name for argument in torch.ops.aten._transformer_encoder_layer_fwd.default._schema.arguments
+].index("ffn_weight_1") - 4
+
+
 def _transformer_encoder_layer(src: Any, embed_dim: int, num_heads: int, qkv_weight: Any, *args: Any, **_: Any) -> int:
     # nn.TransformerEncoderLayer's fused path; src is (B, N, E), two feed-forward weights of E x hidden
     if src.is_nested:  # sequences of different lengths, their padding left out
-        return sum(
-            _transformer_encoder_layer(t[None], embed_dim, num_heads, qkv_weight, *args) for t in src.unbind()
-        )
+        return sum(_transformer_encoder_layer(t[None], embed_dim, num_heads, qkv_weight, *args) for t in src.unbind())
     b, n, e = src.shape
-    feed_forward = next(a for a in args if isinstance(a, torch.Tensor) and a.dim() == 2 and a.shape != (e, e))
+    feed_forward = args[_FEED_FORWARD_WEIGHT]
     return b * n * 4 * e * e + 2 * b * n * n * e + 2 * b * n * feed_forward.numel()
 
 
@@ -121,8 +130,13 @@ _EXTRA: dict[str, Formula] = {
     "vdot": _first_two,
     "addmv": _second_two,
     "addbmm": _second_two,
+    "addmm_": _second_two,
+    "addmv_": _second_two,
+    "addbmm_": _second_two,
+    "baddbmm_": _second_two,
     "_addmm_activation": _second_two,
     "_int_mm": _first_two,
+    "_scaled_mm_v2": _first_two,
     "_grouped_mm": _grouped_mm,
     "_scaled_grouped_mm": _grouped_mm,
     "_weight_int8pack_mm": _packed_linear,
@@ -134,6 +148,8 @@ _EXTRA: dict[str, Formula] = {
     "conv3d": _conv,
     "_convolution_mode": _conv,
     "mkldnn_convolution": _conv,
+    "cudnn_convolution_relu": _conv,
+    "conv_tbc": _conv_tbc,
     "conv_transpose1d": _conv_transpose,
     "conv_transpose2d": _conv_transpose,
     "conv_transpose3d": _conv_transpose,
@@ -173,6 +189,28 @@ _UNKNOWN_PRODUCTS = frozenset(
         "_linalg_det",
         "_linalg_slogdet",
         "_padded_dense_to_jagged_forward",
+        "_scaled_grouped_mm_v2",
+        "_foreach_mm",
+        "_mixed_dtypes_linear",
+        "_lstm_mps",
+        "_cslt_sparse_mm",
+        "_sparse_addmm",
+        "_sparse_mm_reduce_impl",
+        "_sparse_semi_structured_addmm",
+        "_sparse_semi_structured_linear",
+        "_sparse_semi_structured_mm",
+        "_sparse_sparse_matmul",
+        "_spsolve",
+        "hspmm",
+        "sspaddmm",
+        "linalg_ldl_solve",
+        "mkldnn_linear",
+        "quantized_gru",
+        "quantized_lstm",
+        "_cudnn_attention_forward",
+        "_flash_attention_forward_no_dropout_inplace",
+        "_triton_multi_head_attention",
+        "_triton_scaled_dot_attention",
     ]
 )
 
@@ -206,7 +244,9 @@ def op_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
     packet = getattr(func, "_overloadpacket", func)
     formula = _EXTRA_PACKETS.get(packet)
     if formula is not None:
-        return formula(*args, **kwargs, out=out) if formula in (_conv, _packed_linear) else formula(*args, **kwargs)
+        if formula in (_conv, _conv_tbc, _packed_linear):
+            kwargs = {**kwargs, "out": out}
+        return formula(*args, **kwargs)
     registered = flop_registry.get(packet)
     if registered is not None:
         return registered(*args, **kwargs, out_val=out) // 2

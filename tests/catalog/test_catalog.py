@@ -168,3 +168,11 @@ def test_adding_a_model_is_adding_a_file(tmp_path: Path) -> None:
     catalog._load.cache_clear()
     with pytest.raises(InputError, match=r"'bad.json' cannot be read"):
         catalog._load(tmp_path, tmp_path / "embedded")
+
+
+def test_sources_are_public() -> None:
+    """A source must be something that a reader can look up: no tool's ids, no paths of one machine."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for private in ("find_string", "/work/", "/tmp/", "param_check"):
+            assert private not in text, f"{path.name}: {private}"

@@ -127,11 +127,27 @@ def test_the_last_training_step_is_pure_noise() -> None:
     assert torch.allclose(noised, noise, atol=1e-3) and torch.allclose(velocity, -clean, atol=1e-3)
 
 
-def test_noise_levels_cover_the_schedule_and_prefer_its_middle() -> None:
+def test_weights_that_fit_are_loaded_and_the_others_named() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 3, bias=False))
+    others = train.load_what_fits(model, {"0.weight": torch.full((2, 2), 7.0), "1.weight": torch.zeros(9, 9)})
+    assert others == ["1.weight"] and torch.equal(model[0].weight, torch.full((2, 2), 7.0))
+    with pytest.raises(ValueError, match="none of 1 weights"):
+        train.load_what_fits(model, {"else": torch.zeros(1)})
+
+
+def test_the_whole_text_reaches_every_block(tokenizer: train.CLIPTokenizer) -> None:
+    torch.manual_seed(0)
+    unet = train.build_unet()
+    states = torch.randn(1, 32, 128, requires_grad=True)
+    unet.add_embedding(states).sum().backward()
+    assert states.grad is not None and bool((states.grad.abs().amax(-1) > 0).all())
+
+
+def test_noise_levels_cover_the_schedule_and_prefer_its_noisy_end() -> None:
     levels = train.noise_levels(np.random.default_rng(0), 20000)
     assert levels.dtype == torch.int64 and int(levels.min()) < 5 and int(levels.max()) > 994
-    # Logit-normal: within 0.25..0.75 where |normal| < log 3, that is 72.8%; evenly spread: 50%. Four to one: 68.2%.
-    assert ((levels >= 250) & (levels < 750)).double().mean().item() == pytest.approx(0.682, abs=0.01)
+    # Above 0.9 where 1.3 + 1.2 z > log 9, z > 0.7477, which is 22.73%; evenly spread: 10%. Six to four: 17.64%.
+    assert (levels >= 900).double().mean().item() == pytest.approx(0.1764, abs=0.01)
 
 
 @pytest.mark.slow
@@ -159,6 +175,12 @@ def test_batches_that_cannot_be_shared_are_refused(options: list[str], capsys: p
     with pytest.raises(SystemExit) as stopped:
         train.parse_options(options)
     assert stopped.value.code == 2 and "must be a multiple of --workers" in capsys.readouterr().err
+
+
+def test_a_start_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.parse_options(["--start-from", str(tmp_path / "no.pt")])
+    assert stopped.value.code == 2 and "no.pt is not a file" in capsys.readouterr().err
 
 
 def test_attention_of_training_and_of_the_shipped_model_agree() -> None:
