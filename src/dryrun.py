@@ -184,6 +184,19 @@ def run_dry(
 
     ``known`` holds what earlier dry runs of the same owned pipeline counted, and gets what this one counts.
     """
+    rehearsal = rehearse(pipe, call_arguments, owned=owned, known=known)
+    return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=model_id)
+
+
+def rehearse(
+    pipe: Any, call_arguments: Mapping[str, Any], *, owned: bool = False, known: KnownCounts | None = None
+) -> Rehearsal:
+    """Let a pipeline's own Python run around stand-ins, and keep what its components were called with.
+
+    Raises:
+        InputError: the pipeline does not accept the arguments.
+        DiffmeterError: it stopped midway, or called none of its components.
+    """
     rehearsal = Rehearsal(pipe, owned, known)
     arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
     started = time.perf_counter()
@@ -205,7 +218,7 @@ def run_dry(
     rehearsal.count_seconds = time.perf_counter() - started
     if not rehearsal.calls and not rehearsal.direct:
         raise DiffmeterError(f"{rehearsal.facts.pipeline} called none of its components in the dry run.")
-    return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=model_id)
+    return rehearsal
 
 
 @contextlib.contextmanager

@@ -235,8 +235,7 @@ class KnownValues(DispatchMode):
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            # the run went through, so a dtype that does not fit is the twin's: weights that a hook casts on the fly
-            if not any(text in str(error) for text in ("dtype", "same type", "should be the same")):
+            if not _is_about_dtypes(error):
                 raise
             return func(*_same_float(args), **kwargs)
 
@@ -330,6 +329,11 @@ def _to_meta(value: Any) -> Any:
     return value
 
 
+def _is_about_dtypes(error: RuntimeError) -> bool:
+    """The run went through, so a dtype that does not fit is the twin's: autocast, or weights cast on the fly."""
+    return any(text in str(error) for text in ("dtype", "same type", "should be the same"))
+
+
 def _same_float(args: Any) -> Any:
     floats = [a.dtype for a in args if isinstance(a, torch.Tensor) and a.dtype.is_floating_point]
     widest = max(floats, key=lambda dtype: dtype.itemsize, default=None)
@@ -359,7 +363,12 @@ class _HostValues(TorchFunctionMode):
         elif func in (torch.tensor, torch.as_tensor, torch.asarray) and kwargs and "device" in kwargs:
             if not isinstance(args[0] if args else None, torch.Tensor):
                 kwargs = {**kwargs, "device": torch.device("cpu")}
-        return func(*args, **(kwargs or {}))
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError as error:
+            if not _is_about_dtypes(error):
+                raise
+            return func(*_same_float(args), **(kwargs or {}))
 
 
 #: reason of a count that was made on an assumption which matters

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import gc
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -199,7 +200,7 @@ class Structure:
                 attributes[name] = copied = _copy_container(value)
                 self._containers.append((value, copied))
             elif hasattr(value, "__dict__") and not callable(getattr(value, "__func__", None)):
-                if id(value) not in self.helpers and not isinstance(value, (type, nn.Module)):
+                if id(value) not in self.helpers and not isinstance(value, (type, nn.Module, types.FunctionType)):
                     self.helpers[id(value)] = (value, _copy_container(value.__dict__))
                     self._forwards[type(value)] = vars(type(value)).get("__call__")
 

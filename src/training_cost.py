@@ -30,12 +30,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .benchmarks.flops_counter import OPTIMIZER_OPS, optimizer_name
 from .builtin import training_op_macs
 from .counters.op_level import op_name
-from .dryrun import Rehearsal, _quiet, _stand_in_arguments
-from .errors import CountError, DiffmeterError, InputError
+from .dryrun import Rehearsal, rehearse
+from .errors import CountError, InputError
 from .record import parts_of
 from .replay import replay
 from .signature import Frozen, freeze, iter_tensors
-from .structure import Structure, WriteWatch
+from .structure import Structure
 from .twin import build_twin
 
 Method = Literal["full", "lora"]
@@ -413,7 +413,7 @@ def training_cost(
     optimizer = optimizer_name(optimizer)
     pipe, model, defaults = _pipeline(pipe_or_model_id, token_count, call_arguments)
     arguments = {**defaults, **call_arguments}
-    rehearsal = _rehearse(pipe, _training_arguments(pipe, arguments, batch_size))
+    rehearsal = rehearse(pipe, _training_arguments(pipe, arguments, batch_size))
     name = _denoiser(rehearsal)
     first = next(i for i, call in enumerate(rehearsal.calls) if call.component == name)
     # stand-ins only where a pipeline inside the pipeline names its components anew
@@ -495,21 +495,6 @@ def _training_arguments(pipe: Any, arguments: Mapping[str, Any], batch_size: int
     elif batch_size > 1:
         raise InputError(f"{type(pipe).__name__} takes one picture at a time: use a batch of 1, not {batch_size}")
     return chosen
-
-
-def _rehearse(pipe: Any, arguments: dict[str, Any]) -> Rehearsal:
-    """Let the pipeline's own Python run around stand-ins, and keep what its components were called with."""
-    rehearsal = Rehearsal(pipe)
-    chosen = _stand_in_arguments(rehearsal.pipe, arguments)
-    with _quiet(), torch.random.fork_rng(devices=[]), WriteWatch(), rehearsal.watching(), rehearsal.outside:
-        rehearsal._home_is_watched = True
-        try:
-            rehearsal.pipe(**chosen)
-        except DiffmeterError:
-            raise
-        except Exception as error:
-            raise InputError(f"{type(pipe).__name__} does not accept these arguments: {error}") from error
-    return rehearsal
 
 
 def _denoiser(rehearsal: Rehearsal) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import logging
+import types
 from typing import Any
 
 import torch
@@ -51,14 +53,15 @@ def why_untrusted(structure: Structure) -> str | None:
     for part in structure.altered:
         attributes = part.attributes
         registry = attributes.get("_diffusers_hook")
+        forwards = [attributes.get("forward"), attributes.get("_old_forward")]
         if registry is not None:
+            forwards += [reference.forward for reference in registry._fn_refs[:1]]
             for name, hook in registry.hooks.items():
                 if type(hook).__name__ not in _TRUSTED_DIFFUSERS_HOOKS:
                     return f"hook {name!r} on {part.cls.__name__}"
-        elif "_hf_hook" in attributes:
-            if not _trusted_accelerate_hook(attributes["_hf_hook"]):
-                return f"hook {type(attributes['_hf_hook']).__name__} on {part.cls.__name__}"
-        elif "forward" in attributes and not _is_compiled(attributes["forward"]):
+        if "_hf_hook" in attributes and not _trusted_accelerate_hook(attributes["_hf_hook"]):
+            return f"hook {type(attributes['_hf_hook']).__name__} on {part.cls.__name__}"
+        if not all(forward is None or _is_own_forward(forward, part) for forward in forwards):
             return f"replaced forward of {part.cls.__name__}"
         for hooks in part.hooks.values():
             for hook in hooks.values():
@@ -88,8 +91,18 @@ def _trusted_accelerate_hook(hook: Any) -> bool:
     )
 
 
-def _is_compiled(function: Any) -> bool:
-    return hasattr(function, "_torchdynamo_orig_callable")
+def _is_own_forward(function: Any, part: Part) -> bool:
+    """Whether a ``forward`` found on a module is its class's, possibly compiled or with a hook around it."""
+    function = getattr(function, "_torchdynamo_orig_callable", function)
+    if isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, types.MethodType):
+        cls: Any = part.cls
+        own = cls.forward
+        inside = getattr(function.__func__, "__wrapped__", None)  # of a method that is watched
+        return function.__self__ is part.module and (function.__func__ is own or inside is own)
+    origin = getattr(function, "__globals__", {}).get("__name__", "")
+    return origin.startswith(("accelerate.hooks", "diffusers.hooks"))  # which hook it is was looked at
 
 
 def _belongs_to_model(hook: Any) -> bool:
@@ -122,9 +135,12 @@ def build_twin(structure: Structure) -> nn.Module:
     for value, attributes in structure.helpers.values():
         if not isinstance(value, _SHARED_TYPES):
             try:
-                memo[id(value)] = clone = copy.copy(value)
+                clone = copy.copy(value)
             except Exception:
                 continue
+            if clone is value:  # it cannot be copied, and must not be written to
+                continue
+            memo[id(value)] = clone
             clone.__dict__.clear()
             clone.__dict__.update({name: _copy(item, memo) for name, item in attributes.items()})
     for part in structure.parts:
@@ -172,6 +188,7 @@ def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, _ATOMS):
         return value
+    value = getattr(value, "_torchdynamo_orig_callable", value)  # what was compiled: a method is bound to the twin
     known = memo.get(id(value))
     if known is not None:
         return known

@@ -267,6 +267,13 @@ def test_html_and_text(comparison: Comparison) -> None:
     assert text.index("unet 2.70") < text.index("vae 300.00")
 
 
+def test_a_pipeline_that_works_at_another_size_says_so() -> None:
+    binned = Comparison([hand_made(computed_height=1024, computed_width=1024), hand_made(computed_height=512)])
+    assert "512 x 512 works at 1024 x 1024 |" in binned.to_markdown() and "works at 1024 x 1024" in str(binned)
+    assert str(binned).count("works at") == 1
+    assert json.loads(binned.to_json())["rows"][0]["computed_height"] == 1024
+
+
 def test_small_models_keep_their_digits() -> None:
     text = Comparison([hand_made(macs=12_300_000)]).to_markdown()
     assert "Total (MMACs)" in text and "12.30" in text

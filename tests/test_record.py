@@ -29,7 +29,7 @@ def observed(pipe, call=None):
     return run.profile
 
 
-# Work that depends on more than structure and arguments: each case is (pipeline, MACs) --------------------------------
+# Work that depends on more than structure and arguments: each case is (pipeline, MACs)
 
 GLOBALS = {"calls": 0}
 
@@ -221,7 +221,7 @@ def test_arguments_that_decide_the_work(what) -> None:
     assert profile.complete and profile.matmul_macs == (3 + 5) * 64
 
 
-# Where products run ---------------------------------------------------------------------------------------------------
+# Where products run
 
 
 def test_modules_that_are_no_components_are_counted_by_name() -> None:
@@ -314,7 +314,7 @@ def test_a_traced_component() -> None:
     assert "forward" not in vars(traced)
 
 
-# Library features -----------------------------------------------------------------------------------------------------
+# Library features
 
 
 def add_lora(pipe, name="default"):
@@ -484,8 +484,23 @@ def test_hooks_removed_inside_the_block_stay_removed() -> None:
             hooks.remove_hook_from_module(module, recurse=True)
         pipe(**arguments)
     assert not any("_hf_hook" in vars(m) for m in pipe.unet.modules())
-    assert "forward" not in vars(pipe.unet)
+    plain, _ = stable_diffusion()  # what accelerate leaves behind by itself
+    offload_models(plain)
+    hooks.remove_hook_from_module(plain.unet, recurse=True)
+    assert vars(pipe.unet).keys() == vars(plain.unet).keys()
     assert run.profile.complete
+    assert {call.counted for call in run.profile.components["unet"].calls} == {"twin"}
+
+
+@pytest.mark.parametrize("hooks", [align_devices, offload_models, offload_layers, offload_groups])
+def test_a_replaced_forward_under_trusted_hooks(hooks) -> None:
+    pipe, arguments = stable_diffusion()
+    deep_cache(pipe)
+    hooks(pipe)
+    arguments["num_inference_steps"] = 4
+    profile = observed(pipe, lambda: pipe(**arguments))
+    found = [(call.count, bool(call.matmul_macs)) for call in profile.components["unet"].calls]
+    assert profile.complete and found == [(2, True), (2, False)]
 
 
 def interrupt(pipe, step, timestep, values):
@@ -559,7 +574,7 @@ def test_compiled_components(how, inside) -> None:
     assert profile.complete and profile.matmul_macs == expected
 
 
-# Bad input ------------------------------------------------------------------------------------------------------------
+# Bad input
 
 
 @pytest.mark.parametrize("thing", [None, 3, "a/model", nn.Linear(3, 3), object(), {"unet": nn.Linear(3, 3)}])

@@ -43,7 +43,8 @@ def test_a_twin_has_the_same_parts_and_no_memory() -> None:
     twin = twin_of(net)
     assert type(twin) is Net and list(twin.state_dict()) == list(net.state_dict())
     assert all(p.is_meta for p in twin.parameters())
-    assert {n: tuple(p.shape) for n, p in twin.named_parameters()} == {n: tuple(p.shape) for n, p in net.named_parameters()}
+    shapes = [{name: p.shape for name, p in module.named_parameters()} for module in (twin, net)]
+    assert shapes[0] == shapes[1]
     assert [m.training for m in twin.modules()] == [m.training for m in net.modules()]
     assert twin.tied.weight is twin.a.weight and twin.me[0] is twin.a
 
@@ -66,6 +67,15 @@ def test_nothing_that_can_change_is_shared() -> None:
     originals = {id(m) for m in net.modules()}
     assert not any(id(m) in originals for m in twin.modules())
     assert twin.helper is not net.helper and type(twin.helper) is Helper
+
+
+def test_a_compiled_method_is_the_twins_own_method() -> None:
+    net = Net()
+    net.extra = compiled = torch.compile(net.forward, backend="eager")
+    attributes = dict(vars(compiled))
+    twin = twin_of(net)
+    assert twin.extra.__self__ is twin
+    assert vars(compiled) == attributes and vars(net)["extra"] is compiled
 
 
 def test_hooks_of_the_run_are_left_behind() -> None:

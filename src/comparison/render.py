@@ -32,7 +32,12 @@ _LEFT = ("Model", "By component")
 
 
 def _size(row: Row) -> str:
-    return f"{row.width} x {row.height}" if row.width and row.height else "default"
+    if not (row.width and row.height):
+        return "default"
+    size = f"{row.width} x {row.height}"
+    if (row.computed_width or row.width, row.computed_height or row.height) == (row.width, row.height):
+        return size
+    return f"{size}\nworks at {row.computed_width} x {row.computed_height}"
 
 
 def _conditions(row: Row) -> list[str]:

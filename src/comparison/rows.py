@@ -66,7 +66,10 @@ class Row:
         case: what was asked for.
         name: short name of the model, for tables and plots.
         error: why there are no numbers; None where there are.
-        height, width, steps, guidance_scale: as the generation has them, defaults filled in.
+        height, width: of the pictures, as asked for, otherwise the model's own.
+        computed_height, computed_width: the size at which the model works. Some pipelines work at the nearest size
+            that the model was trained for and resize the pictures afterwards.
+        steps, guidance_scale: as the generation has them, defaults filled in.
         batch: pictures made in one call; every total covers all of them.
         params: parameters of all components.
         components: cost of each component, in the pipeline's order.
@@ -83,6 +86,8 @@ class Row:
     error: str | None = None
     height: int | None = None
     width: int | None = None
+    computed_height: int | None = None
+    computed_width: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
     batch: int = 1
@@ -104,8 +109,10 @@ class Row:
         return cls(
             case=case,
             name=name,
-            height=conditions.height,
-            width=conditions.width,
+            height=case.height or conditions.height,
+            width=case.width or conditions.width,
+            computed_height=conditions.height,
+            computed_width=conditions.width,
             steps=conditions.num_inference_steps,
             guidance_scale=conditions.guidance_scale,
             batch=case.batch,
@@ -171,6 +178,8 @@ class Row:
             "error": self.error,
             "height": self.height,
             "width": self.width,
+            "computed_height": self.computed_height,
+            "computed_width": self.computed_width,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "batch": self.batch,

@@ -1,0 +1,434 @@
+"""Counters of other packages beside diffmeter: answer, time and memory, on the same components.
+
+    python benchmarks/counters.py [--tools thop,fvcore] [--components clip,ddpm] [--devices cpu,meta]
+
+Installs the other counters into a temporary folder, each into one of its own, since two of them have the same import
+name; none of them becomes a dependency of diffmeter, and the folder is removed at the end. A counter that cannot be
+installed or that fails is listed with its reason. Every measurement runs in a process of its own. Writes
+docs/COUNTERS_COMPARED.md and benchmarks/results/counters.json.
+
+The reference is PyTorch's FlopCounterMode on the meta device, where attention is decomposed into the products that it
+is made of: every product is seen by the dispatcher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "counters.json"
+PAGE = HERE.parent / "docs" / "COUNTERS_COMPARED.md"
+TIMEOUT = 240
+
+#: what pip installs for each tool, without dependencies: torch and its kin are there already
+PACKAGES: dict[str, list[str]] = {
+    "thop": ["thop==0.1.1.post2209072238"],
+    "ultralytics-thop": ["ultralytics-thop"],
+    "fvcore": ["fvcore", "iopath", "yacs", "portalocker", "tabulate", "termcolor"],
+    "ptflops": ["ptflops"],
+    "ptflops (aten)": ["ptflops"],
+    "calflops": ["calflops"],
+    "torchinfo": ["torchinfo"],
+    "FlopCounterMode": [],
+    "torch.profiler": [],
+    "diffmeter": [],
+}
+COMPONENTS = {
+    "clip": "Text encoder of SD 1.5 (CLIP ViT-L/14), 77 tokens",
+    "ddpm": "U-Net of DDPM CIFAR-10, 32 x 32",
+    "bk-tiny": "U-Net of BK-SDM-Tiny, 256 x 256",
+    "dit": "DiT-B/2, 256 x 256",
+}
+DEVICES = ("cpu", "meta")
+
+
+# one measurement, in a process of its own ----------------------------------------------------------------------------
+
+
+def build(component: str, device: str) -> tuple[Any, dict[str, Any]]:
+    """A component with random weights, and the keyword arguments of one forward."""
+    import torch
+
+    from diffmeter import catalog
+    from diffmeter.blueprint import component_type
+
+    def from_catalog(model_id: str, name: str) -> Any:
+        entry = catalog.find(model_id)
+        assert entry is not None
+        part = entry.components[name]
+        cls: Any = component_type(part.library, part.class_name, model_id, name)
+        if part.library == "transformers":
+            return cls(cls.config_class.from_dict(dict(part.config)))
+        return cls.from_config(dict(part.config))
+
+    with torch.device(device):
+        if component == "clip":
+            model = from_catalog("CompVis/stable-diffusion-v1-4", "text_encoder")
+            inputs = {"input_ids": torch.zeros(1, 77, dtype=torch.long)}
+        elif component == "ddpm":
+            model = from_catalog("google/ddpm-cifar10-32", "unet")
+            inputs = {"sample": torch.zeros(1, 3, 32, 32), "timestep": torch.ones(1, dtype=torch.long)}
+        elif component == "bk-tiny":
+            model = from_catalog("nota-ai/bk-sdm-tiny", "unet")
+            inputs = {
+                "sample": torch.zeros(1, 4, 32, 32),
+                "timestep": torch.ones(1, dtype=torch.long),
+                "encoder_hidden_states": torch.zeros(1, 77, 768),
+            }
+        else:
+            from diffusers import DiTTransformer2DModel
+
+            model = DiTTransformer2DModel(
+                sample_size=32,
+                num_layers=12,
+                num_attention_heads=12,
+                attention_head_dim=64,
+                out_channels=8,
+                norm_type="ada_norm_zero",
+                norm_elementwise_affine=False,
+            )
+            inputs = {
+                "hidden_states": torch.zeros(1, 4, 32, 32),
+                "timestep": torch.ones(1, dtype=torch.long),
+                "class_labels": torch.ones(1, dtype=torch.long),
+            }
+    return model.eval(), inputs
+
+
+def positional(model: Any, names: list[str]) -> Any:
+    """The model behind positional arguments and a tuple of tensors, for counters that know nothing else."""
+    import torch
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values: Any) -> Any:
+            return self.model(**dict(zip(names, values, strict=True)), return_dict=False)[0]
+
+    return Positional()
+
+
+def counter(tool: str, model: Any, inputs: dict[str, Any]) -> Callable[[], int]:
+    """A function that counts the MACs of one forward with a tool."""
+    import torch
+
+    values, wrapped = tuple(inputs.values()), positional(model, list(inputs))
+    if tool in ("thop", "ultralytics-thop"):
+        import thop
+
+        return lambda: int(thop.profile(wrapped, inputs=values, verbose=False)[0])
+    if tool == "fvcore":
+        from fvcore.nn import FlopCountAnalysis
+
+        return lambda: int(FlopCountAnalysis(wrapped, values).unsupported_ops_warnings(False).total())
+    if tool.startswith("ptflops"):
+        from ptflops import get_model_complexity_info
+
+        backend = "aten" if "aten" in tool else "pytorch"
+        names = dict(zip(("a", "b", "c"), values, strict=False))
+
+        class Named(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = wrapped
+
+            def forward(self, **named: Any) -> Any:
+                return self.inner(*named.values())
+
+        def run() -> int:
+            macs, _ = get_model_complexity_info(
+                Named(),
+                (1,),
+                input_constructor=lambda shape: names,
+                as_strings=False,
+                print_per_layer_stat=False,
+                backend=backend,
+            )
+            return int(macs)
+
+        return run
+    if tool == "calflops":
+        from calflops import calculate_flops
+
+        return lambda: int(
+            calculate_flops(
+                model, kwargs=dict(inputs), output_as_string=False, print_results=False, print_detailed=False
+            )[1]
+        )
+    if tool == "torchinfo":
+        from torchinfo import summary
+
+        device = values[0].device
+        return lambda: int(summary(wrapped, input_data=list(values), verbose=0, device=device).total_mult_adds)
+    if tool == "FlopCounterMode":
+        from torch.utils.flop_counter import FlopCounterMode
+
+        def flop_counter() -> int:
+            with FlopCounterMode(display=False) as found, torch.no_grad():
+                model(**inputs)
+            return int(found.get_total_flops()) // 2
+
+        return flop_counter
+    if tool == "torch.profiler":
+
+        def profiler() -> int:
+            activities = [torch.profiler.ProfilerActivity.CPU]
+            with torch.profiler.profile(activities=activities, with_flops=True) as found, torch.no_grad():
+                model(**inputs)
+            return int(sum(event.flops for event in found.key_averages())) // 2
+
+        return profiler
+
+    from diffmeter.record import TwinCounts
+    from diffmeter.signature import freeze
+    from diffmeter.structure import Structure
+    from diffmeter.twin import build_twin
+
+    return lambda: TwinCounts(build_twin(Structure(model))).get("forward", freeze((), inputs)).count.matmul_macs
+
+
+def measure(tool: str, component: str, device: str) -> dict[str, Any]:
+    """Count once from fresh for the peak memory, then time plain forwards and further counts."""
+    import torch
+
+    torch.set_num_threads(1)
+    model, inputs = build(component, device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(**inputs)
+
+    def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+        started = time.perf_counter()
+        result = function()
+        return result, time.perf_counter() - started
+
+    macs: int | None = None
+    if tool == "plain forward":
+        run: Callable[[], Any] = plain
+    else:
+        run = counter(tool, model, inputs)
+    with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        macs, first = timed(run)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        forwards = [timed(plain)[1] for _ in range(4)][1:]
+        counts = [first, *(timed(run)[1] for _ in range(2))]
+    forward = statistics.median(forwards)
+    return {
+        "macs": macs,
+        "seconds_forward": forward,
+        "seconds_count": min(counts),
+        "time_ratio": min(counts) / forward,
+        "peak_mib": peak / 1024,
+        "peak_over_built_mib": (peak - before) / 1024,
+    }
+
+
+# all of them ---------------------------------------------------------------------------------------------------------
+
+
+def install(tool: str, folder: Path) -> tuple[Path | None, str | None, str]:
+    """Install a tool's packages: the folder, why it failed, and its version."""
+    if not PACKAGES[tool]:
+        name = "diffmeter" if tool == "diffmeter" else "torch"
+        return None, None, f"{name} {importlib.metadata.version(name)}"
+    target = folder / tool.replace(" ", "-")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*command, "--target", str(target), *PACKAGES[tool]], capture_output=True, text=True)
+    if done.returncode:
+        return None, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip failed", ""
+    name = PACKAGES[tool][0].split("==")[0]
+    found = next(iter(importlib.metadata.distributions(name=name, path=[str(target)])), None)
+    return target, None, f"{name} {found.version if found is not None else ''}".strip()
+
+
+def in_process(tool: str, component: str, device: str, packages: Path | None) -> dict[str, Any]:
+    """One measurement in a fresh interpreter; ``error`` where it failed."""
+    path = [str(packages)] if packages is not None else []
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+    }
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker", tool, component, device]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
+    except subprocess.TimeoutExpired:
+        return {"error": f"did not finish within {TIMEOUT} s"}
+    for line in reversed(done.stdout.splitlines()):
+        if line.startswith("RESULT "):
+            result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+            return result
+    lines = [line for line in done.stderr.strip().splitlines() if line and not line.startswith(" ")]
+    return {"error": lines[-1][:200] if lines else f"exit code {done.returncode}"}
+
+
+def cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def run_all(tools: list[str], components: list[str], devices: list[str]) -> dict[str, Any]:
+    """Measure every combination."""
+    results: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="counters-") as folder:
+        ready: dict[str, Path | None] = {}
+        failed: dict[str, str] = {}
+        for tool in tools:
+            ready[tool], error, versions[tool] = install(tool, Path(folder))
+            if error is not None:
+                failed[tool] = f"could not be installed: {error}"
+        for component in components:
+            reference = in_process("FlopCounterMode", component, "meta", None).get("macs")
+            if not reference:
+                raise SystemExit(f"no reference for {component}")
+            for device in devices:
+                for tool in ["plain forward", *tools]:
+                    found = {"error": failed[tool]} if tool in failed else in_process(
+                        tool, component, device, ready.get(tool)
+                    )  # fmt: skip
+                    entry = {"tool": tool, "component": component, "device": device, "reference": reference, **found}
+                    if tool == "plain forward":
+                        entry["macs"] = None
+                    results.append(entry)
+                    print(json.dumps(entry), flush=True)
+    import diffusers
+    import torch
+    import transformers
+
+    return {
+        "conditions": {
+            "cpu": cpu_name(),
+            "threads": 1,
+            "cores": os.cpu_count(),
+            "load_average": os.getloadavg()[0],
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+            "dtype": "float32",
+            "batch": 1,
+            "tools": versions,
+        },
+        "results": results,
+    }
+
+
+def page(data: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    conditions = data["conditions"]
+    lines = [
+        "# Counters side by side",
+        "",
+        "Written by `python benchmarks/counters.py`; do not edit. Raw numbers: `benchmarks/results/counters.json`.",
+        "",
+        "Each counter counts one forward of the same component, with random weights, on the CPU and on the meta device "
+        "(where tensors have shapes and no values). The reference is PyTorch's `FlopCounterMode` on the meta device: "
+        "there the dispatcher sees every product, those of attention included.",
+        "",
+        "- *MACs*: the tool's answer. Some tools say FLOPs and mean MACs; `FlopCounterMode` and `torch.profiler` count "
+        "2 x MACs and are halved here.",
+        "- *Ratio*: answer divided by the reference. 1.0000 is every product; less is work that was not seen. More is "
+        "work that is no product, which a tool may add by its own convention.",
+        "- *Time*: the fastest of three counts, in plain forwards of the same component on the same device, measured in "
+        "the same process.",
+        "- *Peak*: peak memory of the process after the first count, less its peak when the component was built.",
+    ]
+    for component in dict.fromkeys(entry["component"] for entry in data["results"]):
+        mine = [entry for entry in data["results"] if entry["component"] == component]
+        lines += ["", f"## {COMPONENTS[component]}", "", f"Reference: {mine[0]['reference']:,} MACs.", ""]
+        lines += [
+            "| Counter | Device | MACs | Ratio | Time | Peak (MiB) |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
+        ]
+        failures = []
+        for entry in mine:
+            if "error" in entry:
+                failures.append(f"- {entry['tool']} on {entry['device']}: `{entry['error'].replace('`', '')}`")
+                lines.append(f"| {entry['tool']} | {entry['device']} | failed | | | |")
+                continue
+            macs = entry["macs"]
+            answer = ("", "") if macs is None else (f"{macs:,}", f"{macs / entry['reference']:.4f}")
+            ratio = "1 forward" if macs is None else f"{entry['time_ratio']:.2f}"
+            lines.append(
+                f"| {entry['tool']} | {entry['device']} | {answer[0]} | {answer[1]} | {ratio} | "
+                f"{entry['peak_over_built_mib']:.0f} |"
+            )
+        if failures:
+            lines += ["", "Failed:", "", *failures]
+    lines += [
+        "",
+        "## Conditions",
+        "",
+        f"{conditions['cpu']}, 1 thread of {conditions['cores']} cores, load average {conditions['load_average']:.1f} "
+        f"(other work ran on the machine, so times are rough; they are compared only within one process). "
+        f"Python {conditions['python']}, torch {conditions['torch']}, diffusers {conditions['diffusers']}, "
+        f"transformers {conditions['transformers']}, {conditions['dtype']}, batch {conditions['batch']}.",
+        "",
+        "Counters: " + ", ".join(f"{tool} ({version})" for tool, version in conditions["tools"].items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def chosen(text: str | None, known: list[str]) -> list[str]:
+    """The entries of a comma-separated list. Raises SystemExit for one that is not known."""
+    names = known if text is None else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"{unknown[0]!r} is not known: use {', '.join(known)}")
+    return names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools")
+    parser.add_argument("--components")
+    parser.add_argument("--devices")
+    parser.add_argument("--worker", nargs=3, metavar=("TOOL", "COMPONENT", "DEVICE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        warnings.simplefilter("ignore")
+        print("RESULT " + json.dumps(measure(*options.worker)))
+        return
+    data = run_all(
+        chosen(options.tools, list(PACKAGES)),
+        chosen(options.components, list(COMPONENTS)),
+        chosen(options.devices, list(DEVICES)),
+    )
+    if options.tools or options.components or options.devices:
+        return  # a part is shown, and the page keeps the whole
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(data), encoding="utf-8")
+    print(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
