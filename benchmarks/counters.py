@@ -1,6 +1,8 @@
 """Counters of other packages beside diffmeter: answer, time and memory, on the same components.
 
-    python benchmarks/counters.py [--tools thop,fvcore] [--components clip,ddpm] [--devices cpu,meta]
+    python benchmarks/counters.py            measure everything and write the page
+    python benchmarks/counters.py --page     write the page again from the last results
+    python benchmarks/counters.py --tools thop,fvcore --components clip --devices meta     show a part
 
 Installs the other counters into a temporary folder, each into one of its own, since two of them have the same import
 name; none of them becomes a dependency of diffmeter, and the folder is removed at the end. A counter that cannot be
@@ -17,11 +19,12 @@ import argparse
 import contextlib
 import importlib.metadata
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -205,12 +208,10 @@ def counter(tool: str, model: Any, inputs: dict[str, Any]) -> Callable[[], int]:
     return lambda: TwinCounts(build_twin(Structure(model))).get("forward", freeze((), inputs)).count.matmul_macs
 
 
-def measure(tool: str, component: str, device: str) -> dict[str, Any]:
+def measure(tool: str, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Count once from fresh for the peak memory, then time plain forwards and further counts."""
     import torch
 
-    torch.set_num_threads(1)
-    model, inputs = build(component, device)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def plain() -> None:
@@ -232,7 +233,7 @@ def measure(tool: str, component: str, device: str) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         forwards = [timed(plain)[1] for _ in range(4)][1:]
         counts = [first, *(timed(run)[1] for _ in range(2))]
-    forward = statistics.median(forwards)
+    forward = min(forwards)
     return {
         "macs": macs,
         "seconds_forward": forward,
@@ -261,27 +262,35 @@ def install(tool: str, folder: Path) -> tuple[Path | None, str | None, str]:
     return target, None, f"{name} {found.version if found is not None else ''}".strip()
 
 
-def in_process(tool: str, component: str, device: str, packages: Path | None) -> dict[str, Any]:
-    """One measurement in a fresh interpreter; ``error`` where it failed."""
-    path = [str(packages)] if packages is not None else []
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DIFFUSERS_VERBOSITY": "error",
-    }
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", tool, component, device]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment)
-    except subprocess.TimeoutExpired:
-        return {"error": f"did not finish within {TIMEOUT} s"}
-    for line in reversed(done.stdout.splitlines()):
-        if line.startswith("RESULT "):
-            result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
-            return result
-    lines = [line for line in done.stderr.strip().splitlines() if line and not line.startswith(" ")]
-    return {"error": lines[-1][:200] if lines else f"exit code {done.returncode}"}
+def in_process(tool: str, model: Any, inputs: dict[str, Any], packages: Path | None) -> dict[str, Any]:
+    """One measurement in a fork of this process, where nothing was counted yet; ``error`` where it failed."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child() -> None:
+        if packages is not None:
+            sys.path.insert(0, str(packages))
+        warnings.simplefilter("ignore")
+        try:
+            sender.send(measure(tool, model, inputs))
+        except BaseException as error:  # whatever a counter does, the others go on
+            lines = str(error).strip().splitlines()
+            sender.send({"error": f"{type(error).__name__}: {lines[0][:180] if lines else ''}"})
+
+    process = context.Process(target=child)
+    process.start()
+    sender.close()
+    found: dict[str, Any] = {"error": f"did not finish within {TIMEOUT} s"}
+    if receiver.poll(TIMEOUT):
+        try:
+            found = receiver.recv()
+        except EOFError:
+            process.join()
+            found = {"error": f"the process ended with exit code {process.exitcode}"}
+    else:
+        process.kill()
+    process.join()
+    return found
 
 
 def cpu_name() -> str:
@@ -303,20 +312,20 @@ def run_all(tools: list[str], components: list[str], devices: list[str]) -> dict
             ready[tool], error, versions[tool] = install(tool, Path(folder))
             if error is not None:
                 failed[tool] = f"could not be installed: {error}"
-        for component in components:
-            reference = in_process("FlopCounterMode", component, "meta", None).get("macs")
+        for component, device in itertools.product(components, devices):
+            model, inputs = build(component, device)
+            reference = in_process("FlopCounterMode", *build(component, "meta"), None).get("macs")
             if not reference:
                 raise SystemExit(f"no reference for {component}")
-            for device in devices:
-                for tool in ["plain forward", *tools]:
-                    found = {"error": failed[tool]} if tool in failed else in_process(
-                        tool, component, device, ready.get(tool)
-                    )  # fmt: skip
-                    entry = {"tool": tool, "component": component, "device": device, "reference": reference, **found}
-                    if tool == "plain forward":
-                        entry["macs"] = None
-                    results.append(entry)
-                    print(json.dumps(entry), flush=True)
+            for tool in ["plain forward", *tools]:
+                error = failed.get(tool)
+                found = {"error": error} if error else in_process(tool, model, inputs, ready.get(tool))
+                entry = {"tool": tool, "component": component, "device": device, "reference": reference, **found}
+                if tool == "plain forward":
+                    entry["macs"] = None
+                results.append(entry)
+                print(json.dumps(entry), flush=True)
+            del model, inputs
     import diffusers
     import torch
     import transformers
@@ -347,16 +356,16 @@ def page(data: dict[str, Any]) -> str:
         "",
         "Written by `python benchmarks/counters.py`; do not edit. Raw numbers: `benchmarks/results/counters.json`.",
         "",
-        "Each counter counts one forward of the same component, with random weights, on the CPU and on the meta device "
-        "(where tensors have shapes and no values). The reference is PyTorch's `FlopCounterMode` on the meta device: "
-        "there the dispatcher sees every product, those of attention included.",
+        "Each counter counts one forward of the same component, with random weights, on the CPU and on the meta "
+        "device (where tensors have shapes and no values). The reference is PyTorch's `FlopCounterMode` on the meta "
+        "device: there the dispatcher sees every product, those of attention included.",
         "",
-        "- *MACs*: the tool's answer. Some tools say FLOPs and mean MACs; `FlopCounterMode` and `torch.profiler` count "
-        "2 x MACs and are halved here.",
-        "- *Ratio*: answer divided by the reference. 1.0000 is every product; less is work that was not seen. More is "
-        "work that is no product, which a tool may add by its own convention.",
-        "- *Time*: the fastest of three counts, in plain forwards of the same component on the same device, measured in "
-        "the same process.",
+        "- *MACs*: the tool's answer. Some tools say FLOPs and mean MACs; `FlopCounterMode` and `torch.profiler` "
+        "count 2 x MACs and are halved here.",
+        "- *Ratio*: answer divided by the reference. 1.0000 is every product; less is work that was not seen; some "
+        "tools also add work that is no product, by conventions of their own.",
+        "- *Time*: the fastest of three counts, in plain forwards of the same component on the same device, measured "
+        "in the same process (the fastest forward of three).",
         "- *Peak*: peak memory of the process after the first count, less its peak when the component was built.",
     ]
     for component in dict.fromkeys(entry["component"] for entry in data["results"]):
@@ -410,12 +419,14 @@ def main() -> None:
     parser.add_argument("--tools")
     parser.add_argument("--components")
     parser.add_argument("--devices")
-    parser.add_argument("--worker", nargs=3, metavar=("TOOL", "COMPONENT", "DEVICE"), help=argparse.SUPPRESS)
+    parser.add_argument("--page", action="store_true")
     options = parser.parse_args()
-    if options.worker:
-        warnings.simplefilter("ignore")
-        print("RESULT " + json.dumps(measure(*options.worker)))
+    if options.page:
+        PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
         return
+    import torch
+
+    torch.set_num_threads(1)
     data = run_all(
         chosen(options.tools, list(PACKAGES)),
         chosen(options.components, list(COMPONENTS)),

@@ -388,7 +388,7 @@ PRUNED = (
     "the pruned checkpoint's layer widths are not published as a configuration; shown is the same U-Net with three "
     "quarters of the channels, which is close and proves nothing"
 )
-MODULES = "their counter also adds normalization layers"
+MODULES = "their counter also adds a little for other modules, probably normalization"
 REPEATED = "diffusers repeats the small timestep embedder in every block, DiT's own code has it once"
 MLPERF = (
     "convention: the tool is not stated, and the figure is above all products of this network (shown), so it counts "

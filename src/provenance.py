@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import intercept
 from .signature import TensorSpec
 from .structure import _ATOM_TYPES, _PLAIN_MODULES, _UNINTERESTING, Structure
 
@@ -107,6 +108,9 @@ def _held(value: Any) -> Iterator[Any]:
 def _foreign_value(value: Any, checked: set[type]) -> str | None:
     if type(value) in _HARMLESS:
         return None
+    if isinstance(value, types.FunctionType) and _origin(value) == intercept.__name__:
+        value = getattr(value, "__wrapped__", value)  # what is watched at the moment
+    value = getattr(value, "_torchdynamo_orig_callable", value)  # what was compiled
     if isinstance(value, functools.partial):
         return _foreign_value(value.func, checked)
     if isinstance(value, types.MethodType):

@@ -139,7 +139,7 @@ def test_the_whole_text_reaches_every_block(tokenizer: train.CLIPTokenizer) -> N
     torch.manual_seed(0)
     unet = train.build_unet()
     states = torch.randn(1, 32, 128, requires_grad=True)
-    unet.add_embedding(states).sum().backward()
+    (unet.add_embedding(states) @ torch.randn(192)).sum().backward()
     assert states.grad is not None and bool((states.grad.abs().amax(-1) > 0).all())
 
 

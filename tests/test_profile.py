@@ -1,0 +1,115 @@
+"""Profiles: sums that add up, nothing lost on the way to JSON and back, and a schema that describes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+import diffmeter
+from diffmeter import ComputeProfile, dry_run, observe
+from diffmeter.profile import PRODUCTS, disabled_profile
+from tests.custom import CustomPipeline, component
+from tests.zoo import ZOO
+
+NAMES = ["StableDiffusionPipeline", "FluxPipeline", "StableCascadeCombinedPipeline", "WanPipeline[2.2 two stages]"]
+SCHEMA = json.loads((Path(diffmeter.__file__).parent / "schema.json").read_text())
+
+
+@pytest.fixture(scope="module", params=[*NAMES, "dry", "incomplete"])
+def profile(request) -> ComputeProfile:
+    if request.param == "incomplete":
+        pipe = CustomPipeline(component(lambda self, x: torch.linalg.solve(torch.eye(2), self.a(x))))
+        with observe(pipe) as run:
+            pipe()
+        return run.profile
+    case = ZOO["StableDiffusionPipeline" if request.param == "dry" else request.param]
+    pipe = case.build()
+    if request.param == "dry":
+        return dry_run(pipe, **case.arguments(pipe))
+    with observe(pipe) as run:
+        pipe(**case.arguments(pipe))
+    return run.profile
+
+
+def test_sums_add_up(profile) -> None:
+    assert profile.matmul_macs == sum(c.matmul_macs or 0 for c in profile.components.values())
+    assert profile.total_macs == sum(c.total_macs or 0 for c in profile.components.values())
+    assert profile.total_flops == 2 * profile.total_macs
+    assert profile.total_params == sum(c.params for c in profile.components.values())
+    assert profile.total_macs >= profile.matmul_macs >= profile.matmul_macs_without_attention > 0
+    for c in profile.components.values():
+        assert c.call_count == sum(call.count for call in c.calls)
+        assert (c.total_macs or 0) == sum(c.macs_by_op.values())
+        for call in c.calls:
+            assert sum(call.macs_by_op.values()) == call.total_macs
+            assert sum(call.op_level.values()) == call.matmul_macs
+            assert sum(call.macs_by_op.get(name, 0) for name in PRODUCTS) == call.matmul_macs
+            assert all(type(n) is int and n > 0 for n in (*call.macs_by_op.values(), *call.op_level.values()))
+
+
+def test_the_timeline_lists_every_call(profile) -> None:
+    assert len(profile.timeline) == sum(c.call_count for c in profile.components.values())
+    total = sum(profile.components[e.component].calls[e.call].total_macs for e in profile.timeline)
+    assert total == profile.total_macs
+    steps = [entry.step for entry in profile.timeline if entry.component in profile.denoisers]
+    assert [s for s in steps if s is not None] == sorted(s for s in steps if s is not None)
+
+
+def test_per_step_times_steps_is_the_denoisers_total(profile) -> None:
+    denoisers = sum(profile.components[name].total_macs for name in profile.denoisers)
+    assert abs(profile.macs_per_step * profile.steps_run - denoisers) <= profile.steps_run // 2
+
+
+def test_nothing_is_lost_on_the_way_to_json(profile) -> None:
+    data = json.loads(json.dumps(profile.to_dict()))
+    again = ComputeProfile.from_dict(data)
+    assert again == profile
+    assert again.to_dict() == profile.to_dict() == data
+
+
+def test_the_schema_describes_it(profile) -> None:
+    validator = jsonschema.validators.validator_for(SCHEMA)
+    validator.check_schema(SCHEMA)
+    validator(SCHEMA).validate(profile.to_dict())
+    validator(SCHEMA).validate(disabled_profile("switched off"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("total_macs", "many"), ("components", []), ("complete", None)])
+def test_the_schema_refuses_what_it_is_not(profile, key, value) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**profile.to_dict(), key: value}, SCHEMA)
+
+
+def test_every_key_of_the_design(profile) -> None:
+    keys = ["enabled", "model_component", "total_params", "params_str", "flops_per_step", "flops_per_step_str", "macs_per_step", "macs_per_step_str", "total_flops", "total_flops_str", "total_macs", "total_macs_str", "num_inference_steps", "inference_time_seconds", "inference_time_str", "input_shape", "latent_shape", "schema_version", "convention", "complete", "uncounted", "components", "cross_check", "throughput_tflops"]
+    data = profile.to_dict()
+    assert set(keys) <= set(data)
+    assert data["total_flops"] == 2 * data["total_macs"] and data["flops_per_step"] == 2 * data["macs_per_step"]
+
+
+def test_complete_means_counted_and_agreed(profile) -> None:
+    assert profile.complete == (not profile.uncounted and not profile.differences)
+    difference = {"component": "unet", "method": "forward", "op": "convolution", "thop": 1, "op_level": 2}
+    assert not replace(profile, uncounted=(), differences=(difference,)).complete
+    assert not replace(profile, uncounted=({"component": "unet", "reason": "x", "calls": 1},), differences=()).complete
+
+
+@pytest.mark.parametrize("data", [{}, {"schema_version": "9.0", "components": {}}, {"enabled": False}])
+def test_what_is_no_profile(data) -> None:
+    with pytest.raises(ValueError, match="Not a compute profile"):
+        ComputeProfile.from_dict(data)
+
+
+def test_conditions_are_stated(profile) -> None:
+    conditions = profile.conditions
+    assert conditions.kind in ("observed", "dry_run") and conditions.pipeline and conditions.device
+    assert {"torch", "diffusers", "transformers", "thop", "diffmeter"} <= conditions.versions.keys()
+    if conditions.pipeline == "StableDiffusionPipeline":
+        assert (conditions.height, conditions.width, conditions.num_inference_steps) == (32, 32, 2)
+        assert (conditions.guidance_scale, conditions.batch, conditions.scheduler) == (5.0, 2, "DDIMScheduler")
+        assert conditions.dtype == "float32"
