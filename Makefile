@@ -39,8 +39,9 @@ lint: $(STAMP_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# One process a core and one thread each: PyTorch's own threads would fight over the cores.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 evaluate: $(STAMP)
 	$(BIN)/python training/evaluate_embedded.py

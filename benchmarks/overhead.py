@@ -156,7 +156,10 @@ def dry_run_of_flux(repeats: int) -> dict[str, float]:
             dry = timed(lambda: dry_run(pipe, prompt="a photo", height=1024, width=1024, num_inference_steps=28))
             ratios.append((dry - others) / one)
             dry_times.append(dry)
-    return {"ratio_to_one_transformer_forward": statistics.median(ratios), "dry_run_seconds": statistics.median(dry_times)}
+    return {
+        "ratio_to_one_transformer_forward": statistics.median(ratios),
+        "dry_run_seconds": statistics.median(dry_times),
+    }
 
 
 def main() -> None:

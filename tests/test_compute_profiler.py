@@ -92,13 +92,16 @@ def full_size_pipeline():
     from diffmeter.model_manager import build_pipeline_without_weights
 
     pipe = build_pipeline_without_weights("stabilityai/stable-diffusion-2-1-base")
+    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).mul(0.02).to(torch.bfloat16)
     for name in ("unet", "vae", "text_encoder"):
         module: nn.Module = getattr(pipe, name)
         if next(module.parameters()).is_meta:
             module.to(torch.bfloat16).to_empty(device="cpu")
             for tensor in (*module.parameters(), *module.buffers()):
                 if tensor.is_floating_point():
-                    tensor.data.fill_(0.01)
+                    flat = tensor.data.view(-1)
+                    for piece in flat.split(len(noise)):
+                        piece.copy_(noise[: len(piece)])
         module.eval()
     ids = pipe.text_encoder.text_model if hasattr(pipe.text_encoder, "text_model") else pipe.text_encoder
     for buffer in ids.buffers():
@@ -118,6 +121,7 @@ def test_a_real_full_size_pipeline_is_left_alone() -> None:
             return pipe.unet(latents, torch.tensor(3), text).sample
 
     plain, before = pixels(), state(pipe)
+    assert plain.isfinite().all() and plain.std() > 0
     data = create_profiler().profile_pipeline(pipe, (1, 3, 512, 512), 50)
     assert data["complete"] and data["components"]["unet"]["calls"][0]["matmul_macs"] == 2 * 402_128_732_160
     assert state(pipe) == before and torch.equal(pixels(), plain)

@@ -99,7 +99,7 @@ def test_no_pipeline(thing) -> None:
 
 
 def test_an_argument_that_the_pipeline_does_not_take() -> None:
-    pipe = ZOO["StableDiffusionPipeline"].build()
+    pipe = ZOO["FluxPipeline"].build()
     with pytest.raises(InputError, match=r"takes no argument 'hight'"):
         dry_run(pipe, hight=512)
 

@@ -20,7 +20,7 @@ MODELS = {
 
 @functools.cache
 def profile(model: str, **arguments):
-    return dry_run(model, num_inference_steps=1, **arguments)
+    return dry_run(model, num_inference_steps=2, **arguments)
 
 
 def one_sample(model: str, component: str) -> int:

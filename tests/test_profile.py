@@ -86,9 +86,14 @@ def test_the_schema_refuses_what_it_is_not(profile, key, value) -> None:
 
 
 def test_every_key_of_the_design(profile) -> None:
-    keys = ["enabled", "model_component", "total_params", "params_str", "flops_per_step", "flops_per_step_str", "macs_per_step", "macs_per_step_str", "total_flops", "total_flops_str", "total_macs", "total_macs_str", "num_inference_steps", "inference_time_seconds", "inference_time_str", "input_shape", "latent_shape", "schema_version", "convention", "complete", "uncounted", "components", "cross_check", "throughput_tflops"]
+    keys = {
+        *("enabled", "model_component", "total_params", "params_str", "flops_per_step", "flops_per_step_str"),
+        *("macs_per_step", "macs_per_step_str", "total_flops", "total_flops_str", "total_macs", "total_macs_str"),
+        *("num_inference_steps", "inference_time_seconds", "inference_time_str", "input_shape", "latent_shape"),
+        *("schema_version", "convention", "complete", "uncounted", "components", "cross_check", "throughput_tflops"),
+    }
     data = profile.to_dict()
-    assert set(keys) <= set(data)
+    assert keys <= set(data)
     assert data["total_flops"] == 2 * data["total_macs"] and data["flops_per_step"] == 2 * data["macs_per_step"]
 
 

@@ -49,11 +49,10 @@ CACHES = {
     "pyramid": ("FluxPipeline", pyramid, False),
     "taylor": ("FluxPipeline", taylor, False),
     "taylor lite": ("FluxPipeline", functools.partial(taylor, use_lite_mode=True), False),
-    "magnitudes": ("FluxPipeline", magnitudes, True),
+    "magnitudes": ("FluxPipeline", magnitudes, False),
     "pyramid of a video": ("CogVideoXPipeline", pyramid, False),
     "faster": ("CogVideoXPipeline", faster, False),
     "first block, guided": ("QwenImagePipeline", lambda pipe: hooks.FirstBlockCacheConfig(threshold=0.3), True),
-    "text keys and values": ("QwenImagePipeline", lambda pipe: hooks.TextKVCacheConfig(), False),
 }
 
 
