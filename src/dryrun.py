@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .assemble import build_profile, describe_pipeline
 from .errors import CountError, DiffmeterError, InputError
 from .live import OutsideCalls
-from .profile import ComputeProfile, build_profile, describe_pipeline
+from .profile import ComputeProfile
 from .provenance import foreign_code
 from .record import Recorder, TwinCounts, _uncompiled, parts_of
 from .replay import random_state_kept

@@ -442,7 +442,7 @@ class Observation(Recorder):
                 self._twins[id(structure)] = TwinCounts(build_twin(structure), forget=True)
             except Exception as error:
                 self._twins[id(structure)] = CountError(f"no twin could be made: {type(error).__name__}: {error}")
-        from .profile import describe_pipeline
+        from .assemble import describe_pipeline
 
         self._described = describe_pipeline(self.pipe, self.parts)
         self._record_twins = [self._twins.get(id(record.structure)) for record in self.calls]
@@ -474,7 +474,7 @@ class Observation(Recorder):
                 for record, twin in zip(self.calls, self._record_twins, strict=False):
                     _count_record(record, twin)
             self.count_seconds += time.perf_counter() - started
-            from .profile import build_profile
+            from .assemble import build_profile
 
             self._profile = build_profile(self, self._described, kind="observed")
             self._record_twins.clear()
