@@ -570,9 +570,14 @@ def page(found: list[Outcome], silent: list[str]) -> str:
         "`benchmarks/data/published.json`.",
         "",
         "Papers count in different ways, so each figure is compared in the convention in which it was printed: with "
-        "or without the attention products, MACs or 2 x MACs, one forward or a whole guided image. Nothing is fitted: "
-        "models are built from their published configurations, without weights, and every forward is counted by both "
-        "of diffmeter's counters, which must agree to the last integer.",
+        "or without the attention products, MACs or 2 x MACs, one forward or a whole guided image. No "
+        "count is adjusted: models are built from their published configurations, without weights, and every forward "
+        "is counted by both of diffmeter's counters, which must agree to the last integer.",
+        "",
+        "Inputs that a source does not print are stated in the remark. One of them was read off the figures "
+        "themselves: which of the few possible branches of the U-Net DeepCache kept running. One branch a model meets "
+        "all of its figures, whatever the interval; what those rows confirm is the count of the blocks and the "
+        "schedule.",
         "",
         f"{len(found)} figures: {verdicts['exact']} met to the last integer, {verdicts['as printed']} equal to "
         f"every digit printed, {verdicts['within 1%']} within 1%, {verdicts['explained']} further off with the reason "

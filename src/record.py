@@ -67,10 +67,6 @@ def parts_of(pipe: Any) -> Parts:
             return
         pipelines.append(pipeline)
         inside = {**pipeline.components, **vars(pipeline)}
-        nested = [(n, v) for n, v in inside.items() if isinstance(getattr(v, "components", None), Mapping)]
-        for name, value in nested:
-            if not isinstance(value, nn.Module) and callable(value):
-                visit(value, f"{name}.")
         for name, value in inside.items():
             if isinstance(value, nn.Module):
                 if not any(value is known for known in components.values()):
@@ -78,6 +74,10 @@ def parts_of(pipe: Any) -> Parts:
             elif callable(getattr(value, "step", None)) and hasattr(value, "config"):
                 if not any(value is known for known in schedulers):
                     schedulers.append(value)
+        nested = [(n, v) for n, v in inside.items() if isinstance(getattr(v, "components", None), Mapping)]
+        for name, value in nested:  # afterwards: what a combined pipeline lists itself has its names
+            if not isinstance(value, nn.Module) and callable(value):
+                visit(value, f"{name}.")
 
     visit(pipe, "")
     if not components:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -188,7 +189,7 @@ class KnownValues(DispatchMode):
             where = torch.device("cpu")
         if _name(func) in _RANDOM:
             where = torch.device("meta")
-            kwargs.pop("generator", None)
+            func = _without_generator(func, kwargs)
         if "device" in kwargs or device is not None or where.type == "meta":
             if any(argument.name == "device" for argument in _arguments(func)):
                 kwargs["device"] = where
@@ -229,7 +230,7 @@ class KnownValues(DispatchMode):
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
         if name in _RANDOM:
-            kwargs.pop("generator", None)
+            func = _without_generator(func, kwargs)
         if mixed or self._spoiled:
             args, kwargs = _to_meta(args), _to_meta(kwargs)
         try:
@@ -275,6 +276,12 @@ class KnownValues(DispatchMode):
 
 def _name(func: Any) -> str:
     return getattr(getattr(func, "_overloadpacket", func), "__name__", "")
+
+
+def _without_generator(func: Any, kwargs: dict[str, Any]) -> Any:
+    """The overload of a random operator to call when its generator, which is of another device, is left out."""
+    kwargs.pop("generator", None)
+    return func._overloadpacket if "generator" in getattr(func, "_overloadname", "") else func
 
 
 def _arguments(func: Any) -> Any:
@@ -366,6 +373,8 @@ class _HostValues(TorchFunctionMode):
         try:
             return func(*args, **(kwargs or {}))
         except RuntimeError as error:
+            if "same device" in str(error):  # known values beside unknown ones, in a check before any operator
+                return func(*_to_meta(args), **(kwargs or {}))
             if not _is_about_dtypes(error):
                 raise
             return func(*_same_float(args), **(kwargs or {}))
@@ -503,7 +512,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
         return tensor
 
     args, kwargs = arguments.thaw(make)
-    with _attached(modules, root), warnings.catch_warnings():
+    with _attached(modules, root), _MetaAutocast(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with values, _HostValues(values), functions:
             try:
@@ -523,6 +532,35 @@ def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         detach()
+
+
+class _MetaAutocast:
+    """Lets a forward ask for autocast on the device of a tensor, which PyTorch refuses for the meta device.
+
+    ``torch.autocast.__init__`` is replaced while at least one replay runs, and put back by the last one.
+    """
+
+    _open = 0
+    _lock = threading.Lock()
+    _original: Any = None
+
+    def __enter__(self) -> None:
+        with _MetaAutocast._lock:
+            _MetaAutocast._open += 1
+            if _MetaAutocast._open == 1:
+                original: Any = torch.autocast.__init__
+                _MetaAutocast._original = original
+
+                def __init__(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+                    original(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
+
+                torch.autocast.__init__ = __init__  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        with _MetaAutocast._lock:
+            _MetaAutocast._open -= 1
+            if _MetaAutocast._open == 0:
+                torch.autocast.__init__ = _MetaAutocast._original  # type: ignore[method-assign]
 
 
 def _drawn() -> Any:

@@ -85,9 +85,7 @@ def _transformer_encoder_layer(args: tuple, kwargs: dict, result: Any) -> int:
     #  norm_weight_1, norm_bias_1, norm_weight_2, norm_bias_2, ffn_weight_1 [F, D], ffn_bias_1, ffn_weight_2 [D, F], ...)
     src, embed_dim, ffn = args[0], args[1], args[14]
     samples = [(1, *t.shape) for t in src.unbind()] if src.is_nested else [tuple(src.shape)]
-    return sum(
-        _fused_self_attention(s, s[1], embed_dim) + 2 * s[0] * s[1] * embed_dim * ffn.shape[0] for s in samples
-    )
+    return sum(_fused_self_attention(s, s[1], embed_dim) + 2 * s[0] * s[1] * embed_dim * ffn.shape[0] for s in samples)
 
 
 def _recurrent(gates: int) -> Callable[[tuple, dict, Any], int]:
@@ -332,7 +330,9 @@ def pipeline_modules(pipe: Any) -> dict[str, torch.nn.Module]:
     return modules
 
 
-def count_real_call(function: Callable[..., Any], components: dict[str, torch.nn.Module], **arguments: Any) -> ReferenceCount:
+def count_real_call(
+    function: Callable[..., Any], components: dict[str, torch.nn.Module], **arguments: Any
+) -> ReferenceCount:
     """Runs ``function(**arguments)`` for real and counts the products inside forwards and methods of components."""
     counter = _Counter(components)
     before = torch.nn.modules.module.register_module_forward_pre_hook(counter.enter_forward)

@@ -106,7 +106,7 @@ def test_steps_and_batches_repeat_no_count(folder: str, monkeypatch: pytest.Monk
 
 
 def test_a_shared_count_equals_one_made_alone(folder: str) -> None:
-    together = sweep([folder], heights=[16, 24], steps=[3, 5], batches=[1, 2])
+    together = sweep([folder], heights=[16, 24], steps=[3], batches=[1, 2])
     for row in together:
         alone = sweep([folder], heights=[row.height or 0], steps=[row.steps or 0], batches=[row.batch])[0]
         assert (alone.total_macs, alone.matmul_macs, alone.components) == (

@@ -49,7 +49,11 @@ HAND = {
     "transposed": (lambda m, x: F.conv_transpose1d(x, torch.ones(4, 6, 4), stride=2), [(1, 4, 5)], 480),
     "conv3d": (lambda m, x: F.conv3d(x, torch.ones(2, 3, 1, 2, 2)), [(1, 3, 2, 4, 4)], 2 * 2 * 9 * 3 * 4),
     # 2 heads, 5 queries, 7 keys, head size 4, value size 4: 2 * 5 * 7 * (4 + 4)
-    "sdpa": (lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v), [(1, 2, 5, 4), (1, 2, 7, 4), (1, 2, 7, 4)], 560),
+    "sdpa": (
+        lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v),
+        [(1, 2, 5, 4), (1, 2, 7, 4), (1, 2, 7, 4)],
+        560,
+    ),
     # grouped queries: 4 query heads over 2 key heads: 4 * 5 * 7 * 8
     "gqa": (
         lambda m, q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
@@ -117,7 +121,10 @@ def test_against_flop_counter_mode(seed):
     with torch.enable_grad():
         block(x)
         block.eval()
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as flops:
+        with (
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+            FlopCounterMode(display=False) as flops,
+        ):
             block(x)
         reference = count_real_call(lambda: block(x), {"block": block})
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in reference.by_op

@@ -138,6 +138,28 @@ def test_a_second_try_leaves_the_state_of_one() -> None:
     assert result.assumed and twin.calls == 1
 
 
+def in_autocast(self, x):
+    with torch.autocast(x.device.type, torch.float32):
+        return self.a(x)
+
+
+def with_a_generator(self, x):
+    return self.a(x + torch.randn(x.shape, generator=torch.Generator(), device=x.device))
+
+
+def on_a_grid(self, x):
+    rows, columns = torch.meshgrid(torch.arange(40.0), x.new_ones(8), indexing="ij")
+    return self.a(x * rows * columns)
+
+
+@pytest.mark.parametrize("forward", [in_autocast, with_a_generator, on_a_grid])
+def test_what_the_meta_device_refuses(forward) -> None:
+    before = torch.autocast.__init__
+    result, _ = run(forward, x)
+    assert rows(result) == 40 and result.problem is None
+    assert torch.autocast.__init__ is before
+
+
 def test_a_forward_that_cannot_run() -> None:
     def forward(self, x):
         raise KeyError("no such thing\nand more")

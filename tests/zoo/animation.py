@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from .parts import (
-    NEGATIVE, PROMPT, assemble, clip_images, clip_vision, drop, generator, image, model, scheduler, video,
+    assemble,
+    clip_images,
+    clip_vision,
+    drop,
+    generator,
+    image,
+    model,
+    scheduler,
+    video,
 )  # fmt: skip
 from .registry import add
 from .stable_diffusion import ddim, parts, text, unet
@@ -37,11 +45,19 @@ def controlnet() -> Any:
 
 def sparse() -> Any:
     return model(
-        "SparseControlNetModel", block_out_channels=(8, 16), layers_per_block=1, in_channels=4, conditioning_channels=3,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), cross_attention_dim=32,
-        conditioning_embedding_out_channels=(8, 8), norm_num_groups=1, use_simplified_condition_embedding=False,
-        motion_num_attention_heads=2, attention_head_dim=2,
-    )  # fmt: skip
+        "SparseControlNetModel",
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        in_channels=4,
+        conditioning_channels=3,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        cross_attention_dim=32,
+        conditioning_embedding_out_channels=(8, 8),
+        norm_num_groups=1,
+        use_simplified_condition_embedding=False,
+        motion_num_attention_heads=2,
+        attention_head_dim=2,
+    )
 
 
 def sparse_unet() -> Any:
@@ -54,7 +70,9 @@ def moving(**more: Any) -> dict[str, Any]:
     return drop(text(video=video(2), num_inference_steps=4, strength=0.5, **more))
 
 
-add("AnimateDiffPipeline", FAMILY, lambda: assemble("AnimateDiffPipeline", motion_parts()), lambda p: text(**TWO), True)
+add(
+    "AnimateDiffPipeline", FAMILY, lambda: assemble("AnimateDiffPipeline", motion_parts()), lambda p: text(**TWO), True
+)
 add(
     "AnimateDiffVideoToVideoPipeline", FAMILY, lambda: assemble("AnimateDiffVideoToVideoPipeline", motion_parts()),
     lambda p: moving(), True,
@@ -115,31 +133,60 @@ add(
 def svd_parts() -> dict[str, Any]:
     return {
         "unet": model(
-            "UNetSpatioTemporalConditionModel", block_out_channels=(32, 64), layers_per_block=1, sample_size=16,
-            in_channels=8, out_channels=4, down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), cross_attention_dim=32,
-            num_attention_heads=(2, 4), projection_class_embeddings_input_dim=96, addition_time_embed_dim=32,
+            "UNetSpatioTemporalConditionModel",
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            sample_size=16,
+            in_channels=8,
+            out_channels=4,
+            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+            cross_attention_dim=32,
+            num_attention_heads=(2, 4),
+            projection_class_embeddings_input_dim=96,
+            addition_time_embed_dim=32,
         ),
         "vae": model(
-            "AutoencoderKLTemporalDecoder", block_out_channels=[32, 32], in_channels=3, out_channels=3,
-            down_block_types=["DownEncoderBlock2D", "DownEncoderBlock2D"], latent_channels=4,
+            "AutoencoderKLTemporalDecoder",
+            block_out_channels=[32, 32],
+            in_channels=3,
+            out_channels=3,
+            down_block_types=["DownEncoderBlock2D", "DownEncoderBlock2D"],
+            latent_channels=4,
         ),
-        "image_encoder": clip_vision(), "feature_extractor": clip_images(),
+        "image_encoder": clip_vision(size=224),
+        "feature_extractor": clip_images(224),
         "scheduler": scheduler(
-            "EulerDiscreteScheduler", sigma_max=700.0, sigma_min=0.002, beta_schedule="scaled_linear",
-            prediction_type="v_prediction", use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading",
+            "EulerDiscreteScheduler",
+            sigma_max=700.0,
+            sigma_min=0.002,
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            use_karras_sigmas=True,
+            timestep_type="continuous",
+            timestep_spacing="leading",
         ),
-    }  # fmt: skip
+    }
 
 
 add(
-    "StableVideoDiffusionPipeline", "SVD", lambda: assemble("StableVideoDiffusionPipeline", svd_parts()),
+    "StableVideoDiffusionPipeline",
+    "SVD",
+    lambda: assemble("StableVideoDiffusionPipeline", svd_parts()),
     lambda p: {
-        "image": image(), "num_frames": 3, "num_inference_steps": 2, "min_guidance_scale": 1.0, "max_guidance_scale": 2.5,
-        "height": 32, "width": 32, "decode_chunk_size": 2, "output_type": "np", "generator": generator(),
+        "image": image(),
+        "num_frames": 3,
+        "num_inference_steps": 2,
+        "min_guidance_scale": 1.0,
+        "max_guidance_scale": 2.5,
+        "height": 32,
+        "width": 32,
+        "decode_chunk_size": 2,
+        "output_type": "np",
+        "generator": generator(),
     },
     True,
-)  # fmt: skip
+)
 
 
 def unet_3d() -> Any:
@@ -155,11 +202,17 @@ def i2vgen_unet() -> Any:
     return model(
         "I2VGenXLUNet", block_out_channels=(8, 16), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
         down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        cross_attention_dim=32, num_attention_heads=2, norm_num_groups=2,
+        cross_attention_dim=32, attention_head_dim=2, norm_num_groups=2,
     )  # fmt: skip
 
 
-add("TextToVideoSDPipeline", "ModelScope", lambda: assemble("TextToVideoSDPipeline", parts(unet=unet_3d)), lambda p: text(**TWO), True)
+add(
+    "TextToVideoSDPipeline",
+    "ModelScope",
+    lambda: assemble("TextToVideoSDPipeline", parts(unet=unet_3d)),
+    lambda p: text(**TWO),
+    True,
+)
 add(
     "VideoToVideoSDPipeline", "ModelScope", lambda: assemble("VideoToVideoSDPipeline", parts(unet=unet_3d)),
     lambda p: drop(moving(), "height", "width"),
@@ -169,13 +222,15 @@ add(
     lambda: assemble(
         "I2VGenXLPipeline", parts(unet=i2vgen_unet, image_encoder=clip_vision(), feature_extractor=clip_images())
     ),
-    lambda p: text(image=image(), target_fps=7, **TWO), True,
+    lambda p: text(image=image(), target_fps=7, clip_skip=None, **TWO), True,
 )  # fmt: skip
 add(
     "TextToVideoZeroPipeline", "Text2Video-Zero", lambda: assemble("TextToVideoZeroPipeline", parts()),
     lambda p: text(video_length=2, num_inference_steps=4, t0=1, t1=2),
 )  # fmt: skip
 add(
-    "TextToVideoZeroSDXLPipeline", "Text2Video-Zero", lambda: assemble("TextToVideoZeroSDXLPipeline", xl_parts(scheduler=ddim())),
+    "TextToVideoZeroSDXLPipeline",
+    "Text2Video-Zero",
+    lambda: assemble("TextToVideoZeroSDXLPipeline", xl_parts(scheduler=ddim())),
     lambda p: text(video_length=2, num_inference_steps=4, t0=1, t1=2),
-)  # fmt: skip
+)

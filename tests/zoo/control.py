@@ -6,7 +6,7 @@ from typing import Any
 
 from .image_transformers import hunyuan_parts
 from .image_transformers import text as dit_text
-from .parts import assemble, clip_images, clip_vision, drop, image, mask, model
+from .parts import assemble, clip_images, clip_vision, image, mask, model
 from .registry import add
 from .stable_diffusion import edit, parts, text, unet
 from .stable_diffusion_3 import SHORT
@@ -37,7 +37,7 @@ def union() -> Any:
     return model(
         "ControlNetUnionModel", block_out_channels=(8, 16), layers_per_block=1, in_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), conditioning_embedding_out_channels=(8, 16),
-        norm_num_groups=4, num_trans_channel=8, num_trans_head=2, **XL,
+        norm_num_groups=4, num_trans_channel=8, num_trans_head=2, num_proj_channel=8, **XL,
     )  # fmt: skip
 
 
@@ -92,10 +92,18 @@ add(
     lambda p: edit(control_image=[image()], control_mode=[1]),
 )  # fmt: skip
 add(
-    "StableDiffusionXLControlNetUnionInpaintPipeline", FAMILY,
+    "StableDiffusionXLControlNetUnionInpaintPipeline",
+    FAMILY,
     lambda: assemble("StableDiffusionXLControlNetUnionInpaintPipeline", xl_parts(controlnet=union())),
-    lambda p: text(image=image(), mask_image=mask(), control_image=[image()], control_mode=[1], num_inference_steps=4, strength=0.5),
-)  # fmt: skip
+    lambda p: text(
+        image=image(),
+        mask_image=mask(),
+        control_image=[image()],
+        control_mode=[1],
+        num_inference_steps=4,
+        strength=0.5,
+    ),
+)
 
 # ControlNet-XS ---------------------------------------------------------------------------------------------------
 
@@ -109,14 +117,14 @@ def xs(base: Any, **more: Any) -> Any:
 
 
 def xs_pipeline() -> Any:
-    base = unet(norm_num_groups=4, use_linear_projection=True)
+    base = unet(layers_per_block=2, use_linear_projection=True)  # ControlNet-XS takes two layers for granted
     return assemble("StableDiffusionControlNetXSPipeline", parts(unet=base, controlnet=xs(base)))
 
 
 def xs_xl_pipeline() -> Any:
     from .stable_diffusion_xl import unet as xl_unet
 
-    base = xl_unet()
+    base = xl_unet(layers_per_block=2)
     return assemble("StableDiffusionXLControlNetXSPipeline", xl_parts(unet=base, controlnet=xs(base)))
 
 
@@ -149,12 +157,14 @@ add(
     lambda p: text(control_image=image(), **SHORT), True,
 )  # fmt: skip
 add(
-    "StableDiffusion3ControlNetInpaintingPipeline", FAMILY,
+    "StableDiffusion3ControlNetInpaintingPipeline",
+    FAMILY,
     lambda: assemble(
-        "StableDiffusion3ControlNetInpaintingPipeline", sd3_parts(controlnet=sd3_controlnet(extra_conditioning_channels=1))
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        sd3_parts(controlnet=sd3_controlnet(extra_conditioning_channels=1)),
     ),
     lambda p: text(control_image=image(), control_mask=mask(), **SHORT),
-)  # fmt: skip
+)
 add(
     "HunyuanDiTControlNetPipeline", FAMILY,
     lambda: assemble("HunyuanDiTControlNetPipeline", hunyuan_parts(controlnet=hunyuan_controlnet())),
@@ -164,6 +174,17 @@ add(
 # Adapters and GLIGEN ---------------------------------------------------------------------------------------------
 
 
+def adapted_unet(xl: bool = False) -> Any:
+    """A U-Net whose first stage attends: its features have the sizes of the adapter's."""
+    from .stable_diffusion_xl import unet as xl_unet
+
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    return xl_unet(**blocks) if xl else unet(**blocks)
+
+
 def t2i(kind: str = "full_adapter", channels: Any = (8, 16)) -> Any:
     return model(
         "T2IAdapter", in_channels=3, channels=list(channels), num_res_blocks=1, downscale_factor=2, adapter_type=kind
@@ -171,17 +192,20 @@ def t2i(kind: str = "full_adapter", channels: Any = (8, 16)) -> Any:
 
 
 add(
-    "StableDiffusionAdapterPipeline", "T2I-Adapter",
-    lambda: assemble("StableDiffusionAdapterPipeline", parts(adapter=t2i())), lambda p: text(image=image()), True,
-)  # fmt: skip
+    "StableDiffusionAdapterPipeline",
+    "T2I-Adapter",
+    lambda: assemble("StableDiffusionAdapterPipeline", parts(unet=adapted_unet(), adapter=t2i())),
+    lambda p: text(image=image()),
+    True,
+)
 add(
     "StableDiffusionAdapterPipeline[two]", "T2I-Adapter",
-    lambda: assemble("StableDiffusionAdapterPipeline", parts(adapter=[t2i(), t2i("light_adapter")])),
+    lambda: assemble("StableDiffusionAdapterPipeline", parts(unet=adapted_unet(), adapter=[t2i(), t2i()])),
     lambda p: text(image=[image(), image()], adapter_conditioning_scale=[0.5, 0.5]),
 )  # fmt: skip
 add(
     "StableDiffusionXLAdapterPipeline", "T2I-Adapter",
-    lambda: assemble("StableDiffusionXLAdapterPipeline", xl_parts(adapter=t2i("full_adapter_xl"))),
+    lambda: assemble("StableDiffusionXLAdapterPipeline", xl_parts(unet=adapted_unet(xl=True), adapter=t2i())),
     lambda p: text(image=image()),
 )  # fmt: skip
 
@@ -205,10 +229,12 @@ def gligen_image_pipeline() -> Any:
     return assemble(
         "StableDiffusionGLIGENTextImagePipeline",
         parts(
-            unet=unet(attention_type="gated-text-image", attention_head_dim=(2, 4)), image_encoder=clip_vision(),
-            image_project=CLIPImageProjection(hidden_size=32), processor=CLIPProcessor(clip_images(), clip_tokenizer()),
+            unet=unet(attention_type="gated-text-image", attention_head_dim=(2, 4)),
+            image_encoder=clip_vision(),
+            image_project=CLIPImageProjection(hidden_size=32),
+            processor=CLIPProcessor(clip_images(), clip_tokenizer()),
         ),
-    )  # fmt: skip
+    )
 
 
 add(

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from .parts import (
-    PROMPT, assemble, clip_text, clip_tokenizer, drop, generator, image, mask, model,
-    siglip_images, siglip_vision, t5, t5_tokenizer,
+    PROMPT,
+    assemble,
+    clip_text,
+    clip_tokenizer,
+    drop,
+    generator,
+    image,
+    mask,
+    model,
+    siglip_images,
+    siglip_vision,
+    t5,
+    t5_tokenizer,
 )  # fmt: skip
 from .registry import add
 from .stable_diffusion_3 import flow, flow_vae
@@ -72,7 +83,13 @@ add(
     lambda p: text(negative_prompt="blurry", true_cfg_scale=2.0),
 )  # fmt: skip
 add("FluxImg2ImgPipeline", FAMILY, lambda: assemble("FluxImg2ImgPipeline", parts()), lambda p: edit(), True)
-add("FluxInpaintPipeline", FAMILY, lambda: assemble("FluxInpaintPipeline", parts()), lambda p: edit(mask_image=mask()), True)
+add(
+    "FluxInpaintPipeline",
+    FAMILY,
+    lambda: assemble("FluxInpaintPipeline", parts()),
+    lambda p: edit(mask_image=mask()),
+    True,
+)
 add(
     "FluxControlPipeline", FAMILY, lambda: assemble("FluxControlPipeline", parts(transformer=transformer(32))),
     lambda p: control(), True,

@@ -5,8 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from .parts import (
-    NEGATIVE, PROMPT, assemble, bert, bert_tokenizer, drop, gemma, gemma2, gemma_tokenizer, generator, image, model,
-    qwen_tokenizer, scheduler, t5, t5_tokenizer, umt5, vae,
+    NEGATIVE,
+    PROMPT,
+    assemble,
+    bert,
+    bert_tokenizer,
+    drop,
+    gemma,
+    gemma2,
+    gemma_tokenizer,
+    generator,
+    image,
+    model,
+    qwen_tokenizer,
+    scheduler,
+    t5,
+    t5_tokenizer,
+    umt5,
+    vae,
 )  # fmt: skip
 from .registry import add
 from .stable_diffusion_3 import flow
@@ -49,13 +65,33 @@ def pixart_text(**more: Any) -> dict[str, Any]:
     return text(use_resolution_binning=False, clean_caption=False, max_sequence_length=24, **more)
 
 
-add("PixArtAlphaPipeline", "PixArt", lambda: assemble("PixArtAlphaPipeline", pixart_parts()), lambda p: pixart_text(), True)
 add(
-    "PixArtAlphaPipeline[1024 conditions]", "PixArt",
-    lambda: assemble("PixArtAlphaPipeline", pixart_parts(transformer=pixart_transformer(sample_size=128, use_additional_conditions=True, num_attention_heads=3, cross_attention_dim=24))),
+    "PixArtAlphaPipeline",
+    "PixArt",
+    lambda: assemble("PixArtAlphaPipeline", pixart_parts()),
     lambda p: pixart_text(),
-)  # fmt: skip
-add("PixArtSigmaPipeline", "PixArt", lambda: assemble("PixArtSigmaPipeline", pixart_parts()), lambda p: pixart_text(), True)
+    True,
+)
+add(
+    "PixArtAlphaPipeline[1024 conditions]",
+    "PixArt",
+    lambda: assemble(
+        "PixArtAlphaPipeline",
+        pixart_parts(
+            transformer=pixart_transformer(
+                sample_size=128, use_additional_conditions=True, num_attention_heads=3, cross_attention_dim=24
+            )
+        ),
+    ),
+    lambda p: pixart_text(),
+)
+add(
+    "PixArtSigmaPipeline",
+    "PixArt",
+    lambda: assemble("PixArtSigmaPipeline", pixart_parts()),
+    lambda p: pixart_text(),
+    True,
+)
 
 
 # Sana ------------------------------------------------------------------------------------------------------------
@@ -74,13 +110,23 @@ def sana_transformer(**more: Any) -> Any:
 def dc_ae(**more: Any) -> Any:
     """The deep-compression autoencoder, with a linear-attention stage."""
     config: dict[str, Any] = {
-        "in_channels": 3, "latent_channels": 4, "attention_head_dim": 4, "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
-        "decoder_block_types": ("ResBlock", "EfficientViTBlock"), "encoder_block_out_channels": (8, 8),
-        "decoder_block_out_channels": (8, 8), "encoder_qkv_multiscales": ((), (5,)),
-        "decoder_qkv_multiscales": ((), (5,)), "encoder_layers_per_block": (1, 1), "decoder_layers_per_block": (1, 1),
-        "downsample_block_type": "conv", "upsample_block_type": "interpolate",
-        "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu", "scaling_factor": 0.41407,
-    }  # fmt: skip
+        "in_channels": 3,
+        "latent_channels": 4,
+        "attention_head_dim": 4,
+        "encoder_block_types": ("ResBlock", "EfficientViTBlock"),
+        "decoder_block_types": ("ResBlock", "EfficientViTBlock"),
+        "encoder_block_out_channels": (8, 8),
+        "decoder_block_out_channels": (8, 8),
+        "encoder_qkv_multiscales": ((), (5,)),
+        "decoder_qkv_multiscales": ((), (5,)),
+        "encoder_layers_per_block": (1, 1),
+        "decoder_layers_per_block": (1, 1),
+        "downsample_block_type": "conv",
+        "upsample_block_type": "interpolate",
+        "decoder_norm_types": "rms_norm",
+        "decoder_act_fns": "silu",
+        "scaling_factor": 0.41407,
+    }
     return model("AutoencoderDC", **{**config, **more})
 
 
@@ -91,7 +137,12 @@ def sana_parts(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SANA: dict[str, Any] = {"width": 64, "use_resolution_binning": False, "max_sequence_length": 24, "complex_human_instruction": None}
+SANA: dict[str, Any] = {
+    "width": 64,
+    "use_resolution_binning": False,
+    "max_sequence_length": 24,
+    "complex_human_instruction": None,
+}
 
 
 def sprint_parts() -> dict[str, Any]:
@@ -144,11 +195,16 @@ def hunyuan_transformer(**more: Any) -> Any:
 
 def hunyuan_parts(**more: Any) -> dict[str, Any]:
     return {
-        "vae": vae(channels=(8, 8, 8, 16)), "text_encoder": bert(), "tokenizer": bert_tokenizer(), "text_encoder_2": t5(),
-        "tokenizer_2": t5_tokenizer(256), "transformer": hunyuan_transformer,
+        "vae": vae(channels=(8, 8, 8, 16)),
+        "text_encoder": bert(),
+        "tokenizer": bert_tokenizer(),
+        "text_encoder_2": t5(),
+        "tokenizer_2": t5_tokenizer(256),
+        "transformer": hunyuan_transformer,
         "scheduler": scheduler("DDPMScheduler", beta_end=0.018, prediction_type="v_prediction"),
-        "requires_safety_checker": False, **more,
-    }  # fmt: skip
+        "requires_safety_checker": False,
+        **more,
+    }
 
 
 add(
@@ -249,14 +305,30 @@ def glm() -> Any:
 
 def cogview4_parts(in_channels: int = 4) -> dict[str, Any]:
     return {
-        "tokenizer": qwen_tokenizer(), "text_encoder": glm(), "vae": vae(),
+        "tokenizer": qwen_tokenizer(),
+        "text_encoder": glm(),
+        "vae": vae(),
         "transformer": model(
-            "CogView4Transformer2DModel", patch_size=2, in_channels=in_channels, num_layers=2, attention_head_dim=4,
-            num_attention_heads=4, out_channels=4, text_embed_dim=32, time_embed_dim=8, condition_dim=4,
+            "CogView4Transformer2DModel",
+            patch_size=2,
+            in_channels=in_channels,
+            num_layers=2,
+            attention_head_dim=4,
+            num_attention_heads=4,
+            out_channels=4,
+            text_embed_dim=32,
+            time_embed_dim=8,
+            condition_dim=4,
             sample_size=16,
         ),
-        "scheduler": flow(base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"),
-    }  # fmt: skip
+        "scheduler": flow(
+            base_shift=0.25,
+            max_shift=0.75,
+            base_image_seq_len=256,
+            use_dynamic_shifting=True,
+            time_shift_type="linear",
+        ),
+    }
 
 
 add(

@@ -1,4 +1,4 @@
-"""Later text-to-image transformers: FLUX.2, Z-Image, Ovis, PRX, Chroma, HiDream, OmniGen, Bria, LongCat, VisualCloze."""
+"""Later text-to-image transformers: FLUX.2, Z-Image, Ovis, PRX, Chroma, HiDream, Bria, LongCat, VisualCloze."""
 
 from __future__ import annotations
 
@@ -7,8 +7,24 @@ from typing import Any
 from . import flux
 from .image_transformers import dc_ae, text
 from .parts import (
-    CHAT, PROMPT, assemble, clip_text, clip_tokenizer, drop, gemma_tokenizer, generator, image, llama_config, llama_tokenizer,
-    mask, model, qwen2_5_vl, qwen2_processor, qwen3, qwen_tokenizer, t5, t5_tokenizer, vae,
+    PROMPT,
+    assemble,
+    clip_text,
+    clip_tokenizer,
+    drop,
+    gemma_tokenizer,
+    generator,
+    image,
+    llama_config,
+    llama_tokenizer,
+    mask,
+    model,
+    qwen2_5_vl,
+    qwen2_processor,
+    qwen3,
+    qwen_tokenizer,
+    t5,
+    t5_tokenizer,
 )  # fmt: skip
 from .registry import add
 from .stable_diffusion_3 import flow, flow_vae
@@ -58,16 +74,23 @@ def mistral3() -> Any:
 
 def flux2_parts() -> dict[str, Any]:
     return {
-        "scheduler": flow(use_dynamic_shifting=True), "vae": flux2_vae(), "text_encoder": mistral3(), "tokenizer": qwen_tokenizer(),
+        "scheduler": flow(use_dynamic_shifting=True),
+        "vae": flux2_vae(),
+        "text_encoder": mistral3(),
+        "tokenizer": qwen_tokenizer(),
         "transformer": flux2_transformer(96),
-    }  # fmt: skip
+    }
 
 
 def klein_parts(**more: Any) -> dict[str, Any]:
     return {
-        "scheduler": flow(use_dynamic_shifting=True), "vae": flux2_vae(), "text_encoder": qwen3(layers=3), "tokenizer": qwen_tokenizer(),
-        "transformer": flux2_transformer(96, guidance_embeds=False), **more,
-    }  # fmt: skip
+        "scheduler": flow(use_dynamic_shifting=True),
+        "vae": flux2_vae(),
+        "text_encoder": qwen3(layers=3),
+        "tokenizer": qwen_tokenizer(),
+        "transformer": flux2_transformer(96, guidance_embeds=False),
+        **more,
+    }
 
 
 FLUX2: dict[str, Any] = {"max_sequence_length": 48, "text_encoder_out_layers": (1, 2, 3)}
@@ -82,7 +105,9 @@ add(
     "Flux2Pipeline[image]", "FLUX.2", lambda: assemble("Flux2Pipeline", flux2_parts()),
     lambda p: flux2_text(image=[image(64)]),
 )  # fmt: skip
-add("Flux2KleinPipeline", "FLUX.2", lambda: assemble("Flux2KleinPipeline", klein_parts()), lambda p: flux2_text(), True)
+add(
+    "Flux2KleinPipeline", "FLUX.2", lambda: assemble("Flux2KleinPipeline", klein_parts()), lambda p: flux2_text(), True
+)
 add(
     "Flux2KleinKVPipeline", "FLUX.2", lambda: assemble("Flux2KleinKVPipeline", klein_parts(is_distilled=True)),
     lambda p: drop(flux2_text(image=[image(64)]), "guidance_scale"),
@@ -106,9 +131,13 @@ def z_transformer(**more: Any) -> Any:
 
 def z_parts(**more: Any) -> dict[str, Any]:
     return {
-        "scheduler": flow(shift=3.0), "vae": flow_vae(16), "text_encoder": qwen3(head=False), "tokenizer": qwen_tokenizer(),
-        "transformer": z_transformer, **more,
-    }  # fmt: skip
+        "scheduler": flow(shift=3.0),
+        "vae": flow_vae(16),
+        "text_encoder": qwen3(head=False),
+        "tokenizer": qwen_tokenizer(),
+        "transformer": z_transformer,
+        **more,
+    }
 
 
 def z_controlnet(**more: Any) -> Any:
@@ -170,17 +199,31 @@ def t5gemma() -> Any:
 
     torch.manual_seed(0)
     half = {
-        "vocab_size": 400, "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512,
-    }  # fmt: skip
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+    }
     return T5GemmaEncoderModel(T5GemmaConfig(encoder=half, decoder=half, is_encoder_decoder=False, vocab_size=400))
 
 
 def prx_transformer(in_channels: int, **more: Any) -> Any:
     return model(
-        "PRXTransformer2DModel", in_channels=in_channels, patch_size=2, context_in_dim=32, hidden_size=32, mlp_ratio=2.0,
-        num_heads=2, depth=2, axes_dim=[8, 8], **more,
-    )  # fmt: skip
+        "PRXTransformer2DModel",
+        in_channels=in_channels,
+        patch_size=2,
+        context_in_dim=32,
+        hidden_size=32,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=2,
+        axes_dim=[8, 8],
+        **more,
+    )
 
 
 add(
@@ -220,10 +263,19 @@ add(
 
 def chroma_parts() -> dict[str, Any]:
     transformer = model(
-            "ChromaTransformer2DModel", patch_size=1, in_channels=16, num_layers=1, num_single_layers=1,
-            attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
-            approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1,
-        )
+        "ChromaTransformer2DModel",
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
     # The inpainting pipeline reads a setting that Chroma's transformer does not have.
     transformer.register_to_config(guidance_embeds=False)
     return {
@@ -232,15 +284,25 @@ def chroma_parts() -> dict[str, Any]:
     }  # fmt: skip
 
 
-add("ChromaPipeline", "Chroma", lambda: assemble("ChromaPipeline", chroma_parts()), lambda p: text(max_sequence_length=24), True)
+add(
+    "ChromaPipeline",
+    "Chroma",
+    lambda: assemble("ChromaPipeline", chroma_parts()),
+    lambda p: text(max_sequence_length=24),
+    True,
+)
 add(
     "ChromaImg2ImgPipeline", "Chroma", lambda: assemble("ChromaImg2ImgPipeline", chroma_parts()),
     lambda p: text(max_sequence_length=24, image=image(), width=32, num_inference_steps=4, strength=0.5),
 )  # fmt: skip
 add(
-    "ChromaInpaintPipeline", "Chroma", lambda: assemble("ChromaInpaintPipeline", chroma_parts()),
-    lambda p: text(max_sequence_length=24, image=image(), mask_image=mask(), width=32, num_inference_steps=4, strength=0.5),
-)  # fmt: skip
+    "ChromaInpaintPipeline",
+    "Chroma",
+    lambda: assemble("ChromaInpaintPipeline", chroma_parts()),
+    lambda p: text(
+        max_sequence_length=24, image=image(), mask_image=mask(), width=32, num_inference_steps=4, strength=0.5
+    ),
+)
 
 # HiDream ---------------------------------------------------------------------------------------------------------
 
@@ -266,30 +328,6 @@ def hidream_parts() -> dict[str, Any]:
 add(
     "HiDreamImagePipeline", "HiDream", lambda: assemble("HiDreamImagePipeline", hidream_parts()),
     lambda p: text(max_sequence_length=24, width=32), True,
-)  # fmt: skip
-
-# OmniGen ---------------------------------------------------------------------------------------------------------
-
-
-def omnigen_parts() -> dict[str, Any]:
-    return {
-        "transformer": model(
-            "OmniGenTransformer2DModel", in_channels=4, patch_size=2, hidden_size=32, num_attention_heads=4,
-            num_key_value_heads=2, intermediate_size=37, num_layers=2, pad_token_id=0, vocab_size=400,
-            max_position_embeddings=4096, original_max_position_embeddings=4096,
-            rope_scaling={"long_factor": [1.0] * 4, "short_factor": [1.0] * 4}, pos_embed_max_size=64, time_step_dim=16,
-        ),
-        "scheduler": flow(), "vae": vae(shift_factor=0.1), "tokenizer": llama_tokenizer(),
-    }  # fmt: skip
-
-
-add(
-    "OmniGenPipeline", "OmniGen", lambda: assemble("OmniGenPipeline", omnigen_parts()),
-    lambda p: drop(text(), "negative_prompt"), True,
-)  # fmt: skip
-add(
-    "OmniGenPipeline[image]", "OmniGen", lambda: assemble("OmniGenPipeline", omnigen_parts()),
-    lambda p: drop(text(prompt="make <img><|image_1|></img> red", input_images=[image()], max_input_image_size=32), "negative_prompt"),
 )  # fmt: skip
 
 # Bria, LongCat, VisualCloze --------------------------------------------------------------------------------------
@@ -328,31 +366,64 @@ def fibo_parts() -> dict[str, Any]:
 
     return {
         "transformer": model(
-            "BriaFiboTransformer2DModel", patch_size=1, in_channels=4, num_layers=2, num_single_layers=2,
-            attention_head_dim=8, num_attention_heads=2, joint_attention_dim=64, axes_dims_rope=[0, 4, 4],
+            "BriaFiboTransformer2DModel",
+            patch_size=1,
+            in_channels=4,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            axes_dims_rope=[0, 4, 4],
             text_encoder_dim=32,
         ),
-        "scheduler": flow(), "vae": video_vae("AutoencoderKLWan"), "text_encoder": smollm3(), "tokenizer": qwen_tokenizer(),
-    }  # fmt: skip
+        "scheduler": flow(),
+        "vae": video_vae("AutoencoderKLWan"),
+        "text_encoder": smollm3(),
+        "tokenizer": qwen_tokenizer(),
+    }
 
 
-add("BriaFiboPipeline", "Bria", lambda: assemble("BriaFiboPipeline", fibo_parts()), lambda p: text(max_sequence_length=64))
 add(
-    "BriaFiboEditPipeline", "Bria", lambda: assemble("BriaFiboEditPipeline", fibo_parts()),
-    lambda p: text(prompt='{"edit_instruction": "make it red"}', max_sequence_length=64, image=image(), width=32, _auto_resize=False),
-)  # fmt: skip
+    "BriaFiboPipeline",
+    "Bria",
+    lambda: assemble("BriaFiboPipeline", fibo_parts()),
+    lambda p: text(max_sequence_length=64),
+)
+add(
+    "BriaFiboEditPipeline",
+    "Bria",
+    lambda: assemble("BriaFiboEditPipeline", fibo_parts()),
+    lambda p: text(
+        prompt='{"edit_instruction": "make it red"}',
+        max_sequence_length=64,
+        image=image(),
+        width=32,
+        _auto_resize=False,
+    ),
+)
 
 
 def longcat_parts() -> dict[str, Any]:
     return {
-        "scheduler": flow(use_dynamic_shifting=True), "vae": flow_vae(16), "text_encoder": qwen2_5_vl(), "tokenizer": qwen_tokenizer(),
+        "scheduler": flow(use_dynamic_shifting=True),
+        "vae": flow_vae(16),
+        "text_encoder": qwen2_5_vl(),
+        "tokenizer": qwen_tokenizer(),
         "text_processor": qwen2_processor(),
         "transformer": model(
-            "LongCatImageTransformer2DModel", patch_size=1, in_channels=64, num_layers=1, num_single_layers=1,
-            attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32,
+            "LongCatImageTransformer2DModel",
+            patch_size=1,
+            in_channels=64,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
             axes_dims_rope=[4, 4, 8],
         ),
-    }  # fmt: skip
+    }
 
 
 add(

@@ -5,8 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from .parts import (
-    NEGATIVE, PROMPT, assemble, clip_images, clip_text, clip_tokenizer, clip_vision, drop, generator, image, mask, model,
-    qwen2_5_vl, qwen2_processor, scheduler, t5, t5_tokenizer, vae,
+    NEGATIVE,
+    PROMPT,
+    assemble,
+    clip_images,
+    clip_text,
+    clip_tokenizer,
+    clip_vision,
+    drop,
+    generator,
+    image,
+    model,
+    qwen2_5_vl,
+    qwen2_processor,
+    scheduler,
+    t5,
+    t5_tokenizer,
 )  # fmt: skip
 from .registry import add
 from .stable_diffusion_3 import flow, flow_vae
@@ -80,7 +94,14 @@ def mclip() -> Any:
 
 
 def ddim() -> Any:
-    return scheduler("DDIMScheduler", clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon", thresholding=False)
+    return scheduler(
+        "DDIMScheduler",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+        thresholding=False,
+    )
 
 
 def parts(in_channels: int = 4, combined: bool = False) -> dict[str, Any]:
@@ -94,7 +115,11 @@ def parts(in_channels: int = 4, combined: bool = False) -> dict[str, Any]:
 
 
 def parts_22(in_channels: int = 4, combined: bool = False, kind: str = "image") -> dict[str, Any]:
-    made = {"unet": unet_22(in_channels, kind), "scheduler": scheduler("DDPMScheduler", beta_schedule="linear"), "movq": movq()}
+    made = {
+        "unet": unet_22(in_channels, kind),
+        "scheduler": scheduler("DDPMScheduler", beta_schedule="linear"),
+        "movq": movq(),
+    }
     return made | (prior_parts("prior_") if combined else {})
 
 
@@ -130,7 +155,7 @@ def prior_text(**more: Any) -> dict[str, Any]:
 def hint() -> Any:
     import torch
 
-    return torch.rand(1, 3, 32, 32)
+    return torch.rand(1, 3, 128, 128)  # its encoder scales by 8, the small VQ model by 2
 
 
 def region() -> Any:
@@ -141,7 +166,13 @@ def region() -> Any:
     return half
 
 
-add("KandinskyPriorPipeline", FAMILY, lambda: assemble("KandinskyPriorPipeline", prior_parts()), lambda p: prior_text(), True)
+add(
+    "KandinskyPriorPipeline",
+    FAMILY,
+    lambda: assemble("KandinskyPriorPipeline", prior_parts()),
+    lambda p: prior_text(),
+    True,
+)
 add("KandinskyPipeline", FAMILY, lambda: assemble("KandinskyPipeline", parts()), lambda p: decoder(), True)
 add(
     "KandinskyImg2ImgPipeline", FAMILY, lambda: assemble("KandinskyImg2ImgPipeline", parts()),
@@ -165,7 +196,13 @@ add(
     lambda: assemble("KandinskyInpaintCombinedPipeline", parts(9, combined=True)),
     lambda p: text(image=image(), mask_image=region(), **PRIOR),
 )  # fmt: skip
-add("KandinskyV22PriorPipeline", FAMILY, lambda: assemble("KandinskyV22PriorPipeline", prior_parts()), lambda p: prior_text(), True)
+add(
+    "KandinskyV22PriorPipeline",
+    FAMILY,
+    lambda: assemble("KandinskyV22PriorPipeline", prior_parts()),
+    lambda p: prior_text(),
+    True,
+)
 add(
     "KandinskyV22PriorEmb2EmbPipeline", FAMILY, lambda: assemble("KandinskyV22PriorEmb2EmbPipeline", prior_parts()),
     lambda p: prior_text(image=image(), **EDIT),
@@ -209,16 +246,31 @@ add(
 
 def parts_3() -> dict[str, Any]:
     return {
-        "tokenizer": t5_tokenizer(), "text_encoder": t5(), "scheduler": scheduler("DDPMScheduler", beta_schedule="squaredcos_cap_v2"),
+        "tokenizer": t5_tokenizer(),
+        "text_encoder": t5(),
+        "scheduler": scheduler("DDPMScheduler", beta_schedule="squaredcos_cap_v2"),
         "unet": model(
-            "Kandinsky3UNet", in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4, layers_per_block=2,
-            block_out_channels=(32, 64), cross_attention_dim=4, encoder_hid_dim=32,
+            "Kandinsky3UNet",
+            in_channels=4,
+            time_embedding_dim=4,
+            groups=2,
+            attention_head_dim=4,
+            layers_per_block=2,
+            block_out_channels=(32, 64),
+            cross_attention_dim=4,
+            encoder_hid_dim=32,
         ),
         "movq": movq(),
-    }  # fmt: skip
+    }
 
 
-add("Kandinsky3Pipeline", FAMILY, lambda: assemble("Kandinsky3Pipeline", parts_3()), lambda p: text(negative_prompt=NEGATIVE), True)
+add(
+    "Kandinsky3Pipeline",
+    FAMILY,
+    lambda: assemble("Kandinsky3Pipeline", parts_3()),
+    lambda p: text(negative_prompt=NEGATIVE),
+    True,
+)
 add(
     "Kandinsky3Img2ImgPipeline", FAMILY, lambda: assemble("Kandinsky3Img2ImgPipeline", parts_3()),
     lambda p: drop(text(image=image(), **EDIT), "height", "width"),
@@ -244,16 +296,34 @@ def text_5(**more: Any) -> dict[str, Any]:
     return text(negative_prompt=NEGATIVE, max_sequence_length=24, **more)
 
 
-add("Kandinsky5T2VPipeline", FAMILY, lambda: assemble("Kandinsky5T2VPipeline", parts_5(True, False)), lambda p: text_5(num_frames=5), True)
-add("Kandinsky5T2IPipeline", FAMILY, lambda: assemble("Kandinsky5T2IPipeline", parts_5(False, False)), lambda p: text_5(), True)
+add(
+    "Kandinsky5T2VPipeline",
+    FAMILY,
+    lambda: assemble("Kandinsky5T2VPipeline", parts_5(True, False)),
+    lambda p: text_5(num_frames=5),
+    True,
+)
+add(
+    "Kandinsky5T2IPipeline",
+    FAMILY,
+    lambda: assemble("Kandinsky5T2IPipeline", parts_5(False, False)),
+    lambda p: text_5(),
+    True,
+)
 add(
     "Kandinsky5I2VPipeline", FAMILY, lambda: assemble("Kandinsky5I2VPipeline", parts_5(True, True)),
     lambda p: text_5(image=image(), num_frames=5),
 )  # fmt: skip
-add(
-    "Kandinsky5I2IPipeline", FAMILY, lambda: assemble("Kandinsky5I2IPipeline", parts_5(False, True)),
-    lambda p: text_5(image=image()),
-)  # fmt: skip
+
+
+def small_edit() -> Any:
+    """The pipeline, which makes pictures of one of a few sizes, made to know a small one only."""
+    pipe = assemble("Kandinsky5I2IPipeline", parts_5(False, True))
+    pipe.resolutions = [(32, 32)]
+    return pipe
+
+
+add("Kandinsky5I2IPipeline", FAMILY, small_edit, lambda p: drop(text_5(image=image()), "max_sequence_length"))
 
 # Stable Cascade --------------------------------------------------------------------------------------------------
 
@@ -262,11 +332,18 @@ CASCADE = "Stable Cascade"
 
 def cascade_unet(**more: Any) -> Any:
     config: dict[str, Any] = {
-        "conditioning_dim": 32, "block_out_channels": (16, 32), "num_attention_heads": (2, 4),
-        "down_num_layers_per_block": (1, 1), "up_num_layers_per_block": (1, 1), "kernel_size": 3, "dropout": (0.1, 0.1),
-        "clip_text_pooled_in_channels": 32, "self_attn": True, "switch_level": (False,),
+        "conditioning_dim": 32,
+        "block_out_channels": (16, 32),
+        "num_attention_heads": (2, 4),
+        "down_num_layers_per_block": (1, 1),
+        "up_num_layers_per_block": (1, 1),
+        "kernel_size": 3,
+        "dropout": (0.1, 0.1),
+        "clip_text_pooled_in_channels": 32,
+        "self_attn": True,
+        "switch_level": (False,),
         "timestep_ratio_embedding_dim": 16,
-    }  # fmt: skip
+    }
     return model("StableCascadeUNet", **{**config, **more})
 
 
@@ -276,9 +353,15 @@ def cascade_prior() -> Any:
 
 def cascade_decoder() -> Any:
     return cascade_unet(
-        in_channels=4, out_channels=4, patch_size=2, effnet_in_channels=16,
-        block_types_per_layer=[["SDCascadeResBlock", "SDCascadeTimestepBlock"], ["SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"]],
-    )  # fmt: skip
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        effnet_in_channels=16,
+        block_types_per_layer=[
+            ["SDCascadeResBlock", "SDCascadeTimestepBlock"],
+            ["SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"],
+        ],
+    )
 
 
 def paella() -> Any:
@@ -296,10 +379,13 @@ def cascade_parts(stage: str) -> dict[str, Any]:
     made = {**text, **schedule, "decoder": cascade_decoder(), "vqgan": paella(), "latent_dim_scale": 4.0}
     if stage == "combined":
         made |= {
-            "prior_prior": cascade_prior(), "prior_text_encoder": text["text_encoder"], "prior_tokenizer": text["tokenizer"],
-            "prior_scheduler": scheduler("DDPMWuerstchenScheduler"), "prior_feature_extractor": clip_images(),
+            "prior_prior": cascade_prior(),
+            "prior_text_encoder": text["text_encoder"],
+            "prior_tokenizer": text["tokenizer"],
+            "prior_scheduler": scheduler("DDPMWuerstchenScheduler"),
+            "prior_feature_extractor": clip_images(),
             "prior_image_encoder": clip_vision(),
-        }  # fmt: skip
+        }
     return made
 
 
@@ -314,18 +400,26 @@ add(
     lambda p: text(negative_prompt=NEGATIVE, height=128, width=128), True,
 )  # fmt: skip
 add(
-    "StableCascadePriorPipeline[image]", CASCADE, lambda: assemble("StableCascadePriorPipeline", cascade_parts("prior")),
+    "StableCascadePriorPipeline[image]",
+    CASCADE,
+    lambda: assemble("StableCascadePriorPipeline", cascade_parts("prior")),
     lambda p: text(images=[image()], height=128, width=128),
-)  # fmt: skip
+)
 add(
-    "StableCascadeDecoderPipeline", CASCADE, lambda: assemble("StableCascadeDecoderPipeline", cascade_parts("decoder")),
-    lambda p: drop(text(image_embeddings=effnet(), guidance_scale=2.0), "height", "width"), True,
-)  # fmt: skip
+    "StableCascadeDecoderPipeline",
+    CASCADE,
+    lambda: assemble("StableCascadeDecoderPipeline", cascade_parts("decoder")),
+    lambda p: drop(text(image_embeddings=effnet(), guidance_scale=2.0), "height", "width"),
+    True,
+)
 add(
-    "StableCascadeCombinedPipeline", CASCADE,
+    "StableCascadeCombinedPipeline",
+    CASCADE,
     lambda: assemble("StableCascadeCombinedPipeline", drop(cascade_parts("combined"), "latent_dim_scale")),
-    lambda p: drop(text(height=128, width=128, prior_num_inference_steps=2, prior_guidance_scale=4.0), "guidance_scale"),
-)  # fmt: skip
+    lambda p: drop(
+        text(height=128, width=128, prior_num_inference_steps=2, prior_guidance_scale=4.0), "guidance_scale"
+    ),
+)
 
 
 # Wuerstchen ------------------------------------------------------------------------------------------------------
@@ -370,6 +464,10 @@ add(
     lambda p: drop(text(image_embeddings=wuerstchen_latents(), guidance_scale=2.0), "height", "width"),
 )  # fmt: skip
 add(
-    "WuerstchenCombinedPipeline", "Wuerstchen", lambda: assemble("WuerstchenCombinedPipeline", wuerstchen_parts()),
-    lambda p: drop(text(height=128, width=128, prior_num_inference_steps=2, prior_guidance_scale=4.0), "guidance_scale"),
-)  # fmt: skip
+    "WuerstchenCombinedPipeline",
+    "Wuerstchen",
+    lambda: assemble("WuerstchenCombinedPipeline", wuerstchen_parts()),
+    lambda p: drop(
+        text(height=128, width=128, prior_num_inference_steps=2, prior_guidance_scale=4.0), "guidance_scale"
+    ),
+)

@@ -111,7 +111,11 @@ def t5_tokenizer(length: int = 512) -> Any:
     from transformers import T5Tokenizer
 
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces = [("▁", -2.0), *((letter, -3.0) for letter in LETTERS), *((letter.upper(), -3.0) for letter in LETTERS[:26])]
+    pieces = [
+        ("▁", -2.0),
+        *((letter, -3.0) for letter in LETTERS),
+        *((letter.upper(), -3.0) for letter in LETTERS[:26]),
+    ]
     return T5Tokenizer(vocab=special + pieces, extra_ids=0, model_max_length=length)
 
 
@@ -413,18 +417,37 @@ def qwen2_5_vl_config(hidden: int = 32) -> Any:
 
     return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": 300, "hidden_size": hidden, "intermediate_size": 37, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
-            "rope_parameters": {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
-            "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+            "vocab_size": 300,
+            "hidden_size": hidden,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 1024,
+            "rope_parameters": {
+                "type": "default",
+                "rope_type": "default",
+                "mrope_section": [1, 1, 2],
+                "rope_theta": 1e6,
+            },
+            "pad_token_id": 0,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
         },
         vision_config={
-            "depth": 2, "hidden_size": 16, "intermediate_size": 20, "num_heads": 2, "out_hidden_size": hidden,
-            "patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2, "window_size": 16,
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 20,
+            "num_heads": 2,
+            "out_hidden_size": hidden,
+            "patch_size": 4,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "window_size": 16,
             "fullatt_block_indexes": [1],
         },
         **qwen_ids(),
-    )  # fmt: skip
+    )
 
 
 def qwen2_5_vl(hidden: int = 32) -> Any:
@@ -442,18 +465,38 @@ def qwen3_vl_config(hidden: int = 32, layers: int = 2) -> Any:
 
     return Qwen3VLConfig(
         text_config={
-            "vocab_size": 300, "hidden_size": hidden, "intermediate_size": 37, "num_hidden_layers": layers,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e6},
-            "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+            "vocab_size": 300,
+            "hidden_size": hidden,
+            "intermediate_size": 37,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+                "rope_theta": 1e6,
+            },
+            "pad_token_id": 0,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
         },
         vision_config={
-            "depth": 2, "hidden_size": 16, "intermediate_size": 20, "num_heads": 2, "out_hidden_size": hidden,
-            "patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2, "num_position_embeddings": 16,
+            "depth": 2,
+            "hidden_size": 16,
+            "intermediate_size": 20,
+            "num_heads": 2,
+            "out_hidden_size": hidden,
+            "patch_size": 4,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0],
         },
         **qwen_ids(),
-    )  # fmt: skip
+    )
 
 
 def qwen3_vl(hidden: int = 32, layers: int = 2) -> Any:
@@ -477,7 +520,13 @@ def qwen3(head: bool = True, layers: int = 3, hidden: int = 32) -> Any:
 
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=300, hidden_size=hidden, intermediate_size=37, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=1024,
+        vocab_size=300,
+        hidden_size=hidden,
+        intermediate_size=37,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
     )
     return (Qwen3ForCausalLM if head else Qwen3Model)(config)

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from .parts import assemble, drop, image, mask, model, qwen2_5_vl, qwen2_processor, qwen3_processor, qwen3_vl, qwen_tokenizer
 from .image_transformers import text as base_text
+from .parts import (
+    assemble,
+    drop,
+    image,
+    mask,
+    model,
+    qwen2_5_vl,
+    qwen2_processor,
+    qwen_tokenizer,
+)
 from .registry import add
 from .stable_diffusion_3 import flow
 
@@ -33,16 +42,19 @@ def video_vae(class_name: str = "AutoencoderKLQwenImage", latents: int = 4, **mo
 def parts(**more: Any) -> dict[str, Any]:
     """The components of a Qwen-Image pipeline."""
     return {
-        "scheduler": flow(use_dynamic_shifting=True), "vae": video_vae, "text_encoder": qwen2_5_vl, "tokenizer": qwen_tokenizer(),
-        "transformer": transformer, "processor": qwen2_processor, **more,
-    }  # fmt: skip
+        "scheduler": flow(use_dynamic_shifting=True),
+        "vae": video_vae,
+        "text_encoder": qwen2_5_vl,
+        "tokenizer": qwen_tokenizer(),
+        "transformer": transformer,
+        "processor": qwen2_processor,
+        **more,
+    }
 
 
 def text(**more: Any) -> dict[str, Any]:
     """Arguments of a generation with true guidance: two calls a step."""
-    return drop(
-        base_text(**{"true_cfg_scale": 2.0, "max_sequence_length": 24, **more}), "guidance_scale"
-    )
+    return drop(base_text(**{"true_cfg_scale": 2.0, "max_sequence_length": 24, **more}), "guidance_scale")
 
 
 def controlnet(**more: Any) -> Any:
@@ -74,6 +86,8 @@ add(
     lambda: assemble("QwenImageControlNetInpaintPipeline", parts(controlnet=controlnet(extra_condition_channels=4))),
     lambda p: text(control_image=image(), control_mask=mask(), width=32),
 )  # fmt: skip
+
+
 # The editing pipelines scale what they see to a megapixel, whatever size is asked for: a VAE with few channels that
 # scales by 32 keeps that cheap.
 def deep_vae(latents: int = 4, **more: Any) -> Any:

@@ -92,12 +92,25 @@ def noise_scheduler() -> Any:
 
 def latent_upscaler_unet() -> Any:
     return model(
-        "UNet2DConditionModel", act_fn="gelu", attention_head_dim=8, norm_num_groups=None, block_out_channels=[32, 32, 64, 64],
-        time_cond_proj_dim=160, conv_in_kernel=1, conv_out_kernel=1, cross_attention_dim=32,
-        down_block_types=("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3), in_channels=8,
-        mid_block_type=None, only_cross_attention=False, out_channels=5, resnet_time_scale_shift="scale_shift",
-        time_embedding_type="fourier", timestep_post_act="gelu", up_block_types=(*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"),
-    )  # fmt: skip
+        "UNet2DConditionModel",
+        act_fn="gelu",
+        attention_head_dim=8,
+        norm_num_groups=None,
+        block_out_channels=[32, 32, 64, 64],
+        time_cond_proj_dim=160,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+        cross_attention_dim=32,
+        down_block_types=("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3),
+        in_channels=8,
+        mid_block_type=None,
+        only_cross_attention=False,
+        out_channels=5,
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_type="fourier",
+        timestep_post_act="gelu",
+        up_block_types=(*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"),
+    )
 
 
 def instruct(**more: Any) -> dict[str, Any]:
@@ -115,13 +128,21 @@ def unclip_parts(text_prior: bool) -> dict[str, Any]:
     if not text_prior:
         return shared | {"image_encoder": clip_vision()}
     return shared | {
-        "prior_tokenizer": clip_tokenizer(), "prior_text_encoder": clip_text(projection=32),
-        "prior": model("PriorTransformer", num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1),
-        "prior_scheduler": scheduler(
-            "DDPMScheduler", variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000,
-            clip_sample=True, clip_sample_range=5.0, beta_schedule="squaredcos_cap_v2",
+        "prior_tokenizer": clip_tokenizer(),
+        "prior_text_encoder": clip_text(projection=32),
+        "prior": model(
+            "PriorTransformer", num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1
         ),
-    }  # fmt: skip
+        "prior_scheduler": scheduler(
+            "DDPMScheduler",
+            variance_type="fixed_small_log",
+            prediction_type="sample",
+            num_train_timesteps=1000,
+            clip_sample=True,
+            clip_sample_range=5.0,
+            beta_schedule="squaredcos_cap_v2",
+        ),
+    }
 
 
 add("StableDiffusionPipeline", FAMILY, lambda: assemble("StableDiffusionPipeline", parts()), lambda p: text(), True)
@@ -131,14 +152,24 @@ add(
     lambda p: text(),
 )  # fmt: skip
 add(
-    "StableDiffusionPipeline[2.x]", FAMILY,
+    "StableDiffusionPipeline[2.x]",
+    FAMILY,
     lambda: assemble(
         "StableDiffusionPipeline",
-        parts(unet=unet(use_linear_projection=True, attention_head_dim=(2, 4)), scheduler=scheduler("PNDMScheduler", skip_prk_steps=True)),
+        parts(
+            unet=unet(use_linear_projection=True, attention_head_dim=(2, 4)),
+            scheduler=scheduler("PNDMScheduler", skip_prk_steps=True),
+        ),
     ),
     lambda p: text(num_inference_steps=5),
-)  # fmt: skip
-add("StableDiffusionImg2ImgPipeline", FAMILY, lambda: assemble("StableDiffusionImg2ImgPipeline", parts()), lambda p: edit(), True)
+)
+add(
+    "StableDiffusionImg2ImgPipeline",
+    FAMILY,
+    lambda: assemble("StableDiffusionImg2ImgPipeline", parts()),
+    lambda p: edit(),
+    True,
+)
 add(
     "StableDiffusionInpaintPipeline", FAMILY,
     lambda: assemble("StableDiffusionInpaintPipeline", parts(unet=unet(9))),
@@ -166,12 +197,15 @@ add(
     lambda p: text(image=image(), mask_image=mask()),
 )  # fmt: skip
 add(
-    "StableDiffusionDepth2ImgPipeline", FAMILY,
+    "StableDiffusionDepth2ImgPipeline",
+    FAMILY,
     lambda: assemble(
-        "StableDiffusionDepth2ImgPipeline", parts(unet=unet(5), depth_estimator=depth(), feature_extractor=dpt_images())
+        "StableDiffusionDepth2ImgPipeline",
+        parts(unet=unet(5), depth_estimator=depth(), feature_extractor=dpt_images()),
     ),
-    lambda p: edit(), True,
-)  # fmt: skip
+    lambda p: edit(),
+    True,
+)
 add(
     "StableDiffusionUpscalePipeline", FAMILY,
     lambda: assemble(

@@ -28,33 +28,58 @@ def flow(**config: Any) -> Any:
 
 def flow_vae(latents: int = 16, **more: Any) -> Any:
     """The VAE of SD3 and FLUX: shifted latents, no convolutions around them."""
-    return vae(
-        latents, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5, **more
-    )
+    return vae(latents, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5, **more)
 
 
 def parts(**more: Any) -> dict[str, Any]:
     """The components of an SD3 pipeline."""
     return {
-        "transformer": transformer, "scheduler": flow(), "vae": flow_vae(), "text_encoder": clip_text(projection=32),
-        "tokenizer": clip_tokenizer(), "text_encoder_2": clip_text(projection=32, seed=1), "tokenizer_2": clip_tokenizer(),
-        "text_encoder_3": t5(), "tokenizer_3": t5_tokenizer(), **more,
-    }  # fmt: skip
+        "transformer": transformer,
+        "scheduler": flow(),
+        "vae": flow_vae(),
+        "text_encoder": clip_text(projection=32),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": clip_text(projection=32, seed=1),
+        "tokenizer_2": clip_tokenizer(),
+        "text_encoder_3": t5(),
+        "tokenizer_3": t5_tokenizer(),
+        **more,
+    }
 
 
 SHORT = {"max_sequence_length": 32}
 
-add("StableDiffusion3Pipeline", FAMILY, lambda: assemble("StableDiffusion3Pipeline", parts()), lambda p: text(**SHORT), True)
+add(
+    "StableDiffusion3Pipeline",
+    FAMILY,
+    lambda: assemble("StableDiffusion3Pipeline", parts()),
+    lambda p: text(**SHORT),
+    True,
+)
 add(
     "StableDiffusion3Pipeline[no T5]", FAMILY,
     lambda: assemble("StableDiffusion3Pipeline", parts(text_encoder_3=None, tokenizer_3=None)),
     lambda p: text(**SHORT),
 )  # fmt: skip
 add(
-    "StableDiffusion3Pipeline[skip-layer guidance]", FAMILY, lambda: assemble("StableDiffusion3Pipeline", parts()),
-    lambda p: text(skip_guidance_layers=[1], skip_layer_guidance_start=0.0, skip_layer_guidance_stop=0.9, num_inference_steps=4, **SHORT),
-)  # fmt: skip
-add("StableDiffusion3Img2ImgPipeline", FAMILY, lambda: assemble("StableDiffusion3Img2ImgPipeline", parts()), lambda p: edit(height=32, width=32, **SHORT), True)
+    "StableDiffusion3Pipeline[skip-layer guidance]",
+    FAMILY,
+    lambda: assemble("StableDiffusion3Pipeline", parts()),
+    lambda p: text(
+        skip_guidance_layers=[1],
+        skip_layer_guidance_start=0.0,
+        skip_layer_guidance_stop=0.9,
+        num_inference_steps=4,
+        **SHORT,
+    ),
+)
+add(
+    "StableDiffusion3Img2ImgPipeline",
+    FAMILY,
+    lambda: assemble("StableDiffusion3Img2ImgPipeline", parts()),
+    lambda p: edit(height=32, width=32, **SHORT),
+    True,
+)
 add(
     "StableDiffusion3InpaintPipeline", FAMILY, lambda: assemble("StableDiffusion3InpaintPipeline", parts()),
     lambda p: text(image=image(), mask_image=mask(), num_inference_steps=4, strength=0.5, **SHORT), True,

@@ -25,26 +25,41 @@ def unet(in_channels: int = 4, sizes: int = 6, **more: Any) -> Any:
 
 
 def euler() -> Any:
-    return scheduler("EulerDiscreteScheduler", beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading")
+    return scheduler(
+        "EulerDiscreteScheduler", beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+    )
 
 
 def parts(**more: Any) -> dict[str, Any]:
     """The components of an SDXL pipeline."""
     return sd_parts(
         **{
-            "unet": unet, "scheduler": euler(), "vae": vae(),
-            "text_encoder": clip_text(hidden_act="gelu"), "text_encoder_2": clip_text(projection=32, hidden_act="gelu"),
-            "tokenizer_2": clip_tokenizer(), "add_watermarker": False, **more,
+            "unet": unet,
+            "scheduler": euler(),
+            "vae": vae(),
+            "text_encoder": clip_text(hidden_act="gelu"),
+            "text_encoder_2": clip_text(projection=32, hidden_act="gelu"),
+            "tokenizer_2": clip_tokenizer(),
+            "add_watermarker": False,
+            **more,
         }
-    )  # fmt: skip
+    )
 
 
-add("StableDiffusionXLPipeline", FAMILY, lambda: assemble("StableDiffusionXLPipeline", parts()), lambda p: text(), True)
 add(
-    "StableDiffusionXLImg2ImgPipeline[refiner]", FAMILY,
-    lambda: assemble("StableDiffusionXLImg2ImgPipeline", parts(unet=unet(4, 5, cross_attention_dim=32), text_encoder=None, tokenizer=None, requires_aesthetics_score=True)),
+    "StableDiffusionXLPipeline", FAMILY, lambda: assemble("StableDiffusionXLPipeline", parts()), lambda p: text(), True
+)
+add(
+    "StableDiffusionXLImg2ImgPipeline[refiner]",
+    FAMILY,
+    lambda: assemble(
+        "StableDiffusionXLImg2ImgPipeline",
+        parts(
+            unet=unet(4, 5, cross_attention_dim=32), text_encoder=None, tokenizer=None, requires_aesthetics_score=True
+        ),
+    ),
     lambda p: edit(),
-)  # fmt: skip
+)
 add(
     "StableDiffusionXLImg2ImgPipeline", FAMILY,
     lambda: assemble("StableDiffusionXLImg2ImgPipeline", parts()), lambda p: edit(), True,

@@ -5,9 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from .parts import (
-    NEGATIVE, PROMPT, assemble, clip_images, clip_text, clip_tokenizer, clip_vision, drop, generator,
-    image, llama_config, llama_tokenizer, model, qwen_tokenizer, scheduler, siglip_images, siglip_vision, t5,
-    t5_tokenizer, umt5, vae, video,
+    NEGATIVE,
+    PROMPT,
+    assemble,
+    clip_images,
+    clip_text,
+    clip_tokenizer,
+    clip_vision,
+    drop,
+    generator,
+    image,
+    llama_config,
+    llama_tokenizer,
+    model,
+    qwen_tokenizer,
+    scheduler,
+    siglip_images,
+    siglip_vision,
+    t5,
+    t5_tokenizer,
+    umt5,
+    vae,
+    video,
 )  # fmt: skip
 from .qwen_image import video_vae
 from .registry import add
@@ -36,9 +55,15 @@ def wan_transformer(in_channels: int = 4, class_name: str = "WanTransformer3DMod
 
 def wan_parts(**more: Any) -> dict[str, Any]:
     return {
-        "tokenizer": t5_tokenizer(), "text_encoder": umt5(), "transformer": wan_transformer,
-        "vae": video_vae("AutoencoderKLWan"), "scheduler": scheduler("UniPCMultistepScheduler", flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True), **more,
-    }  # fmt: skip
+        "tokenizer": t5_tokenizer(),
+        "text_encoder": umt5(),
+        "transformer": wan_transformer,
+        "vae": video_vae("AutoencoderKLWan"),
+        "scheduler": scheduler(
+            "UniPCMultistepScheduler", flow_shift=3.0, prediction_type="flow_prediction", use_flow_sigmas=True
+        ),
+        **more,
+    }
 
 
 def wan_text(**more: Any) -> dict[str, Any]:
@@ -79,13 +104,19 @@ add(
     lambda p: wan_text(image=image(), num_inference_steps=4),
 )  # fmt: skip
 add(
-    "WanVACEPipeline", "Wan",
+    "WanVACEPipeline",
+    "Wan",
     lambda: assemble(
         "WanVACEPipeline",
-        wan_parts(transformer=wan_transformer(class_name="WanVACETransformer3DModel", vace_layers=[0], vace_in_channels=4 * 2 + 64)),
+        wan_parts(
+            transformer=wan_transformer(
+                class_name="WanVACETransformer3DModel", vace_layers=[0], vace_in_channels=4 * 2 + 64
+            )
+        ),
     ),
-    lambda p: wan_text(video=video(5), mask=[image().convert("L")] * 5), True,
-)  # fmt: skip
+    lambda p: wan_text(video=video(5), mask=[image().convert("L")] * 5),
+    True,
+)
 add(
     "WanVideoToVideoPipeline", "Wan", lambda: assemble("WanVideoToVideoPipeline", wan_parts()),
     lambda p: drop(wan_text(video=video(5), num_inference_steps=4, strength=0.5), "num_frames"), True,
@@ -162,13 +193,24 @@ def ltx_vae(**more: Any) -> Any:
 
 def ltx_parts(**more: Any) -> dict[str, Any]:
     return {
-        "scheduler": flow(use_dynamic_shifting=False), "vae": ltx_vae, "text_encoder": t5(), "tokenizer": t5_tokenizer(),
+        "scheduler": flow(use_dynamic_shifting=False),
+        "vae": ltx_vae,
+        "text_encoder": t5(),
+        "tokenizer": t5_tokenizer(),
         "transformer": model(
-            "LTXVideoTransformer3DModel", in_channels=8, out_channels=8, patch_size=1, patch_size_t=1,
-            num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32, num_layers=2, caption_channels=32,
+            "LTXVideoTransformer3DModel",
+            in_channels=8,
+            out_channels=8,
+            patch_size=1,
+            patch_size_t=1,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+            num_layers=2,
+            caption_channels=32,
         ),
         **more,
-    }  # fmt: skip
+    }
 
 
 def ltx_text(**more: Any) -> dict[str, Any]:
@@ -183,10 +225,14 @@ def ltx_upsampler() -> Any:
 
 add("LTXPipeline", "LTX", lambda: assemble("LTXPipeline", ltx_parts()), lambda p: ltx_text(), True)
 add(
-    "LTXPipeline[timestep VAE]", "LTX",
-    lambda: assemble("LTXPipeline", ltx_parts(vae=ltx_vae(timestep_conditioning=True, decoder_inject_noise=(True, False, False, True, False)))),
+    "LTXPipeline[timestep VAE]",
+    "LTX",
+    lambda: assemble(
+        "LTXPipeline",
+        ltx_parts(vae=ltx_vae(timestep_conditioning=True, decoder_inject_noise=(True, False, False, True, False))),
+    ),
     lambda p: ltx_text(decode_timestep=0.05, decode_noise_scale=0.025),
-)  # fmt: skip
+)
 add(
     "LTXImageToVideoPipeline", "LTX", lambda: assemble("LTXImageToVideoPipeline", ltx_parts()),
     lambda p: ltx_text(image=image()), True,
@@ -230,12 +276,22 @@ def cogvideo_text(**more: Any) -> dict[str, Any]:
     return text(**{"num_frames": 9, "max_sequence_length": 16, **more})
 
 
-add("CogVideoXPipeline", "CogVideoX", lambda: assemble("CogVideoXPipeline", cogvideo_parts()), lambda p: cogvideo_text(), True)
 add(
-    "CogVideoXPipeline[DPM, learned positions]", "CogVideoX",
-    lambda: assemble("CogVideoXPipeline", cogvideo_parts(use_rotary_positional_embeddings=False) | {"scheduler": scheduler("CogVideoXDPMScheduler")}),
+    "CogVideoXPipeline",
+    "CogVideoX",
+    lambda: assemble("CogVideoXPipeline", cogvideo_parts()),
+    lambda p: cogvideo_text(),
+    True,
+)
+add(
+    "CogVideoXPipeline[DPM, learned positions]",
+    "CogVideoX",
+    lambda: assemble(
+        "CogVideoXPipeline",
+        cogvideo_parts(use_rotary_positional_embeddings=False) | {"scheduler": scheduler("CogVideoXDPMScheduler")},
+    ),
     lambda p: cogvideo_text(use_dynamic_cfg=True),
-)  # fmt: skip
+)
 add(
     "CogVideoXImageToVideoPipeline", "CogVideoX",
     lambda: assemble("CogVideoXImageToVideoPipeline", cogvideo_parts(8, use_learned_positional_embeddings=True)),
@@ -287,21 +343,33 @@ def allegro_vae() -> Any:
 
 
 add(
-    "AllegroPipeline", "Allegro",
+    "AllegroPipeline",
+    "Allegro",
     lambda: assemble(
         "AllegroPipeline",
         {
-            "scheduler": scheduler("DDIMScheduler"), "text_encoder": t5(), "tokenizer": t5_tokenizer(),
+            "scheduler": scheduler("DDIMScheduler"),
+            "text_encoder": t5(),
+            "tokenizer": t5_tokenizer(),
             "vae": allegro_vae(),
             "transformer": model(
-                "AllegroTransformer3DModel", num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
-                num_layers=1, cross_attention_dim=24, sample_width=8, sample_height=8, sample_frames=8,
+                "AllegroTransformer3DModel",
+                num_attention_heads=2,
+                attention_head_dim=12,
+                in_channels=4,
+                out_channels=4,
+                num_layers=1,
+                cross_attention_dim=24,
+                sample_width=8,
+                sample_height=8,
+                sample_frames=8,
                 caption_channels=32,
             ),
         },
     ),
-    lambda p: text(num_frames=8, max_sequence_length=16, clean_caption=False), True,
-)  # fmt: skip
+    lambda p: text(num_frames=8, max_sequence_length=16, clean_caption=False),
+    True,
+)
 add(
     "LattePipeline", "Latte",
     lambda: assemble(
@@ -353,7 +421,10 @@ def hunyuan_parts(**more: Any) -> dict[str, Any]:
 
 
 def hunyuan_text(**more: Any) -> dict[str, Any]:
-    return drop(text(**{"max_sequence_length": 16, "prompt_template": TEMPLATE, **more}), *(() if "true_cfg_scale" in more else ("negative_prompt",)))
+    return drop(
+        text(**{"max_sequence_length": 16, "prompt_template": TEMPLATE, **more}),
+        *(() if "true_cfg_scale" in more else ("negative_prompt",)),
+    )
 
 
 def llava() -> Any:
@@ -366,7 +437,13 @@ def llava() -> Any:
         hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
     )
     return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=llama_config(layers=3), image_token_id=3, image_seq_length=16, pad_token_id=2)
+        LlavaConfig(
+            vision_config=vision,
+            text_config=llama_config(layers=3),
+            image_token_id=3,
+            image_seq_length=16,
+            pad_token_id=2,
+        )
     )
 
 
@@ -383,7 +460,13 @@ def llava_arguments(pipe: Any) -> dict[str, Any]:
     return hunyuan_text(image=image(), prompt_template=template_facts, max_sequence_length=48)
 
 
-add("HunyuanVideoPipeline", "HunyuanVideo", lambda: assemble("HunyuanVideoPipeline", hunyuan_parts()), lambda p: hunyuan_text(), True)
+add(
+    "HunyuanVideoPipeline",
+    "HunyuanVideo",
+    lambda: assemble("HunyuanVideoPipeline", hunyuan_parts()),
+    lambda p: hunyuan_text(),
+    True,
+)
 add(
     "HunyuanVideoPipeline[true CFG]", "HunyuanVideo", lambda: assemble("HunyuanVideoPipeline", hunyuan_parts()),
     lambda p: hunyuan_text(true_cfg_scale=2.0),
@@ -405,16 +488,26 @@ add(
     lambda p: llava_arguments(p), True,
 )  # fmt: skip
 add(
-    "HunyuanVideoFramepackPipeline", "HunyuanVideo",
+    "HunyuanVideoFramepackPipeline",
+    "HunyuanVideo",
     lambda: assemble(
         "HunyuanVideoFramepackPipeline",
         hunyuan_parts(
-            transformer=hunyuan_transformer(4, "HunyuanVideoFramepackTransformer3DModel", patch_size=2, has_image_proj=True, image_proj_dim=32, has_clean_x_embedder=True),
-            image_encoder=siglip_vision(), feature_extractor=siglip_images(),
+            transformer=hunyuan_transformer(
+                4,
+                "HunyuanVideoFramepackTransformer3DModel",
+                patch_size=2,
+                has_image_proj=True,
+                image_proj_dim=32,
+                has_clean_x_embedder=True,
+            ),
+            image_encoder=siglip_vision(),
+            feature_extractor=siglip_images(),
         ),
     ),
-    lambda p: hunyuan_text(image=image(), latent_window_size=3, num_frames=9, height=64, width=64), True,
-)  # fmt: skip
+    lambda p: hunyuan_text(image=image(), latent_window_size=3, num_frames=9, height=64, width=64),
+    True,
+)
 
 # Cosmos ----------------------------------------------------------------------------------------------------------
 
@@ -445,24 +538,48 @@ class NoSafetyChecker:
 
 def cosmos_parts(**more: Any) -> dict[str, Any]:
     return {
-        "text_encoder": t5(), "tokenizer": t5_tokenizer(), "transformer": cosmos_transformer(4),
+        "text_encoder": t5(),
+        "tokenizer": t5_tokenizer(),
+        "transformer": cosmos_transformer(4),
         "vae": model(
-            "AutoencoderKLCosmos", in_channels=3, out_channels=3, latent_channels=4,
-            encoder_block_out_channels=(8, 8, 8, 8), decode_block_out_channels=(8, 8, 8, 8), attention_resolutions=(8,),
-            resolution=64, num_layers=1, patch_size=4, patch_type="haar", scaling_factor=1.0,
-            spatial_compression_ratio=4, temporal_compression_ratio=4, latents_mean=None, latents_std=None,
+            "AutoencoderKLCosmos",
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            encoder_block_out_channels=(8, 8, 8, 8),
+            decode_block_out_channels=(8, 8, 8, 8),
+            attention_resolutions=(8,),
+            resolution=64,
+            num_layers=1,
+            patch_size=4,
+            patch_type="haar",
+            scaling_factor=1.0,
+            spatial_compression_ratio=4,
+            temporal_compression_ratio=4,
+            latents_mean=None,
+            latents_std=None,
         ),
         "scheduler": scheduler(
-            "EDMEulerScheduler", sigma_min=0.002, sigma_max=80, sigma_data=0.5, sigma_schedule="karras",
-            num_train_timesteps=1000, prediction_type="epsilon", rho=7.0, final_sigmas_type="sigma_min",
+            "EDMEulerScheduler",
+            sigma_min=0.002,
+            sigma_max=80,
+            sigma_data=0.5,
+            sigma_schedule="karras",
+            num_train_timesteps=1000,
+            prediction_type="epsilon",
+            rho=7.0,
+            final_sigmas_type="sigma_min",
         ),
-        "safety_checker": NoSafetyChecker(), **more,
-    }  # fmt: skip
+        "safety_checker": NoSafetyChecker(),
+        **more,
+    }
 
 
 def cosmos2_parts(in_channels: int = 4) -> dict[str, Any]:
     return cosmos_parts(
-        transformer=cosmos_transformer(in_channels), vae=video_vae("AutoencoderKLWan"), scheduler=flow(use_karras_sigmas=True)
+        transformer=cosmos_transformer(in_channels),
+        vae=video_vae("AutoencoderKLWan"),
+        scheduler=flow(use_karras_sigmas=True),
     )
 
 
@@ -496,14 +613,28 @@ def qwen2_vl() -> Any:
     return Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(
             text_config={
-                "vocab_size": 300, "hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+                "vocab_size": 300,
+                "hidden_size": 32,
+                "intermediate_size": 37,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 1024,
                 "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
-                "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+                "pad_token_id": 0,
+                "bos_token_id": 0,
+                "eos_token_id": 0,
             },
-            vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2},
+            vision_config={
+                "depth": 1,
+                "embed_dim": 16,
+                "hidden_size": 32,
+                "num_heads": 2,
+                "patch_size": 4,
+                "mlp_ratio": 2,
+            },
         )
-    )  # fmt: skip
+    )
 
 
 def animate_parts(in_channels: int = 4) -> dict[str, Any]:
@@ -529,7 +660,13 @@ def masked_video() -> dict[str, Any]:
     return {"video": torch.rand(1, 3, 5, 32, 32), "mask_video": 255 * torch.ones(1, 1, 5, 32, 32)}
 
 
-add("EasyAnimatePipeline", "EasyAnimate", lambda: assemble("EasyAnimatePipeline", animate_parts()), lambda p: text(), True)
+add(
+    "EasyAnimatePipeline",
+    "EasyAnimate",
+    lambda: assemble("EasyAnimatePipeline", animate_parts()),
+    lambda p: text(),
+    True,
+)
 add(
     "EasyAnimateInpaintPipeline", "EasyAnimate", lambda: assemble("EasyAnimateInpaintPipeline", animate_parts(9)),
     lambda p: text(**masked_video()),
