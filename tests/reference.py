@@ -82,7 +82,7 @@ def _native_multi_head_attention(args: tuple, kwargs: dict, result: Any) -> int:
 
 def _transformer_encoder_layer(args: tuple, kwargs: dict, result: Any) -> int:
     # (src, embed_dim, num_heads, qkv_weight, qkv_bias, proj_weight, proj_bias, use_gelu, norm_first, eps,
-    #  norm_weight_1, norm_bias_1, norm_weight_2, norm_bias_2, ffn_weight_1 [F, D], ffn_bias_1, ffn_weight_2 [D, F], ...)
+    #  norm_weight_1, norm_bias_1, norm_weight_2, norm_bias_2, ffn_weight_1 [F, D], ffn_bias_1, ffn_weight_2 [D, F])
     src, embed_dim, ffn = args[0], args[1], args[14]
     samples = [(1, *t.shape) for t in src.unbind()] if src.is_nested else [tuple(src.shape)]
     return sum(_fused_self_attention(s, s[1], embed_dim) + 2 * s[0] * s[1] * embed_dim * ffn.shape[0] for s in samples)
@@ -90,7 +90,7 @@ def _transformer_encoder_layer(args: tuple, kwargs: dict, result: Any) -> int:
 
 def _recurrent(gates: int) -> Callable[[tuple, dict, Any], int]:
     def count(args: tuple, kwargs: dict, result: Any) -> int:
-        # (input [T, B, I] or [B, T, I], hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
+        # (input [T, B, I] or [B, T, I], hx, params, has_biases, num_layers, dropout, train, bidirectional, ...)
         # Each step of each layer and direction multiplies by weight_ih [gates * H, I] and weight_hh [gates * H, H];
         # a third two-dimensional weight, if any, projects the hidden state.
         if not isinstance(args[2], (list, tuple)):

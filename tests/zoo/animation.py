@@ -1,4 +1,4 @@
-"""Video from image U-Nets: AnimateDiff, Stable Video Diffusion, ModelScope text-to-video, I2VGen-XL, PIA, text2video-zero."""
+"""Video from image U-Nets: AnimateDiff, SVD, ModelScope text-to-video, I2VGen-XL, PIA, Text2Video-Zero."""
 
 from __future__ import annotations
 

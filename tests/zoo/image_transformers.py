@@ -1,4 +1,4 @@
-"""Text-to-image transformers with their own text encoders: PixArt, Sana, HunyuanDiT, AuraFlow, Lumina, CogView, DiT."""
+"""Text-to-image transformers and their text encoders: PixArt, Sana, HunyuanDiT, AuraFlow, Lumina, CogView, DiT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kandinsky 1, 2.1, 2.2, 3 and 5, Stable Cascade and Wuerstchen: a prior makes an image embedding, a decoder pixels."""
+"""Kandinsky 1, 2.1, 2.2, 3 and 5, Stable Cascade and Wuerstchen: a prior embeds, a decoder paints."""
 
 from __future__ import annotations
 
@@ -317,8 +317,8 @@ add(
 
 
 def small_edit() -> Any:
-    """The pipeline, which makes pictures of one of a few sizes, made to know a small one only."""
-    pipe = assemble("Kandinsky5I2IPipeline", parts_5(False, True))
+    """The pipeline, which makes pictures of one of a few sizes with a VAE that scales by 8, told a small size."""
+    pipe = assemble("Kandinsky5I2IPipeline", parts_5(False, True), vae=flow_vae(16, channels=(8, 8, 8, 16)))
     pipe.resolutions = [(32, 32)]
     return pipe
 

@@ -1,4 +1,4 @@
-"""Video transformers: Wan, SkyReels, Lucy, LTX, CogVideoX, Mochi, Allegro, Latte, HunyuanVideo, Cosmos, EasyAnimate."""
+"""Video transformers: Wan, SkyReels, Lucy, LTX, CogVideoX, Mochi, Allegro, Latte, HunyuanVideo, Cosmos and others."""
 
 from __future__ import annotations
 
