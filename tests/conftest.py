@@ -8,6 +8,9 @@ import random
 import shutil
 import socket
 import tempfile
+from collections.abc import Generator
+
+import pytest
 
 
 def _free_port() -> int:
@@ -42,3 +45,13 @@ for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "TRANSFORMER
     os.environ.pop(_name, None)
 for _name in [name for name in os.environ if name.startswith("DIFFMETER_") or name == "ENABLE_COMPUTE_PROFILING"]:
     del os.environ[_name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Hostile text in captured output must not stop a test process from reporting: it travels as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "replace").decode("utf-8")) for name, text in report.sections]
+    return report

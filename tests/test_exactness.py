@@ -19,6 +19,12 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module", params=CASES)
+def name(request: pytest.FixtureRequest) -> str:
+    """The case. A module's fixture, so that its tests run one after the other and share the real runs."""
+    return request.param
+
+
 @functools.lru_cache(maxsize=2)
 def reference(name: str) -> ReferenceCount:
     case = ZOO[name]
@@ -61,7 +67,6 @@ def test_the_default_selection_is_wide() -> None:
     assert len({case.family for case in ZOO.values() if case.quick}) >= 25
 
 
-@pytest.mark.parametrize("name", CASES)
 def test_observe_equals_the_reference(name: str) -> None:
     profile, truth = observed(name), reference(name)
     assert truth.total > 0
@@ -69,14 +74,12 @@ def test_observe_equals_the_reference(name: str) -> None:
     assert profile.complete, profile.uncounted
 
 
-@pytest.mark.parametrize("name", CASES)
 def test_observe_gives_each_component_its_own(name: str) -> None:
     profile, truth = observed(name), reference(name)
     found = {key: component.matmul_macs for key, component in profile.components.items() if component.matmul_macs}
     assert found == {key: macs for key, macs in truth.by_component.items() if macs}
 
 
-@pytest.mark.parametrize("name", CASES)
 def test_dry_run_equals_the_observed_run(name: str) -> None:
     from diffmeter import dry_run
 
