@@ -177,6 +177,41 @@ def sample_held_out_scene(rng: np.random.Generator, two_objects: float = 0.5) ->
             return scene
 
 
+# What scene_facts() tells, and how many answers each has. The "near" object is the one to the left or above; answer 0
+# of the "far" one's facts is that there is none.
+FACTS = {
+    "arrangement": 3 + len(POSITIONS),
+    "background": 1 + len(GRAYS),
+    "near color": len(COLORS),
+    "near shape": len(SHAPES),
+    "near size": 1 + len(SIZES),
+    "far color": 1 + len(COLORS),
+    "far shape": 1 + len(SHAPES),
+    "far size": 2 + len(SIZES),
+}
+
+
+def scene_facts(scene: Scene) -> list[int]:
+    """The number of the right answer to each of FACTS: the same for every wording of a scene."""
+    grays = tuple(GRAYS)
+    first, last, _ = scene.background
+    background = 0 if first != last else 1 + grays.index(first)
+    items = scene.items[::-1] if scene.relation in ("right of", "below") else scene.items
+    known = [
+        (
+            tuple(COLORS).index(item.color),
+            SHAPES.index(item.shape),
+            SIZES.index(item.size) + 1 if item.size else 0,
+        )
+        for item in items
+    ]
+    if scene.relation is None:
+        place = POSITIONS.index(scene.position) + 1 if scene.position else 0
+        return [2 + place, background, *known[0], 0, 0, 0]
+    arrangement = 0 if scene.relation in ("left of", "right of") else 1
+    return [arrangement, background, *known[0], *(1 + answer for answer in known[1])]
+
+
 _OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "a photo of ")
 _RELATION_WORDS = {
     "left of": ("left of", "left of", "to the left of", "on the left of"),

@@ -3,11 +3,12 @@
     python training/train_embedded.py                      # everything, resumes where the last run stopped
     python training/train_embedded.py --unet-steps 40000   # go on with a longer schedule
 
-Three parts, one after the other: a word-piece tokenizer learned from the prompts, a VAE (64 x 64 x 3 pixels to
-16 x 16 x 4 latents), then text encoder and UNet together on the VAE's latents (v-prediction, a tenth of the prompts
-dropped so that guidance works). A run is decided by its options: random numbers of step n come from (seed, n) alone,
-so a resumed run draws what an uninterrupted one would have drawn. On a CPU that is busy with other work two
-processes of one thread each (``--workers 2``) waste less time waiting than one process of two threads.
+Four parts, one after the other: a word-piece tokenizer learned from the prompts; a VAE (64 x 64 x 3 pixels to
+16 x 16 x 4 latents); the text encoder alone, taught to tell what a prompt says; then text encoder and UNet together on
+the VAE's latents (v-prediction, a tenth of the prompts dropped so that guidance works). A run is decided by its
+options: random numbers of step n come from (seed, n) alone, so a resumed run draws what an uninterrupted one would
+have drawn. On a CPU that is busy with other work two processes of one thread each (``--workers 2``) waste less time
+waiting than one process of two threads.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from shapes_data import describe, render, sample_scene, sample_training_scene
+from shapes_data import FACTS, describe, render, sample_scene, sample_training_scene, scene_facts
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -45,7 +46,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 DROPPED_PROMPTS = 0.1
 EMA_DECAY = 0.999
 LATENT_ERROR = 0.05  # deviation of the noise on the latents while the decoder is trained alone
-PICTURE_STREAMS = {"vae": 2, "decoder": 6}  # random pictures of each stage
+STREAMS = {"vae": 2, "decoder": 6, "text": 7}  # random scenes of each stage
 
 
 # --- the parts of the model -------------------------------------------------------------------------------------
@@ -259,23 +260,26 @@ def scene_pictures(seed: list[int], count: int, device: torch.device) -> torch.T
     return torch.from_numpy(render([sample_training_scene(rng) for _ in range(count)])).to(device)
 
 
-def train_on_pictures(
+def train_stage(
     options: argparse.Namespace,
     worker: Worker,
     stage: str,
-    vae: AutoencoderKL,
+    model: torch.nn.Module,
     parameters: list[torch.nn.Parameter],
     steps: int,
-    loss_of: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    peak: float,
+    loss_of: Callable[[int], tuple[torch.Tensor, torch.Tensor]],
 ) -> bool:
-    """Train some of the VAE's parameters, or load them. Returns whether the stage was loaded as finished."""
+    """Train some of a model's parameters, or load them. Returns whether the stage was loaded as finished.
+
+    ``loss_of`` takes the number of the step and gives its loss and the error to show.
+    """
     path, device = options.run / f"{stage}.pt", worker.device
-    optimizer = torch.optim.AdamW(parameters, lr=options.vae_lr, weight_decay=0.0, betas=(0.9, 0.99))
-    stream = PICTURE_STREAMS[stage]
+    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0, betas=(0.9, 0.99))
     first, seconds = 0, 0.0
     if path.exists():
         state = torch.load(path, map_location=device, weights_only=True)
-        vae.load_state_dict(state["model"])
+        model.load_state_dict(state["model"])
         if state["finished"]:
             return True
         optimizer.load_state_dict(state["optimizer"])
@@ -285,10 +289,9 @@ def train_on_pictures(
                disable=worker.rank > 0)  # fmt: skip
     for step in bar:
         torch.manual_seed(worker.seed(options, step))
-        set_learning_rate(optimizer, learning_rate(step, steps, options.vae_lr, 50, 0.5))
-        pictures = scene_pictures([options.seed, stream, step, worker.rank], worker.share(options.vae_batch), device)
+        set_learning_rate(optimizer, learning_rate(step, steps, peak, 50, 0.5))
         with autocast(device, options.bf16):
-            loss, error = loss_of(pictures)
+            loss, error = loss_of(step)
         optimizer.zero_grad()
         loss.backward()
         worker.average_gradients(parameters)
@@ -297,15 +300,15 @@ def train_on_pictures(
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", error=f"{error.item():.4f}", refresh=False)
         if step % 250 == 249 and worker.rank == 0:
-            save_checkpoint(path, {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
+            save_checkpoint(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1,
                                    "seconds": time.perf_counter() - started, "finished": False})  # fmt: skip
     return False
 
 
-def save_finished(options: argparse.Namespace, worker: Worker, stage: str, vae: AutoencoderKL) -> None:
-    """Note that a stage of the VAE is done."""
+def save_finished(options: argparse.Namespace, worker: Worker, stage: str, model: torch.nn.Module) -> None:
+    """Note that a stage is done."""
     if worker.rank == 0:
-        save_checkpoint(options.run / f"{stage}.pt", {"model": vae.state_dict(), "finished": True})
+        save_checkpoint(options.run / f"{stage}.pt", {"model": model.state_dict(), "finished": True})
 
 
 def train_vae(options: argparse.Namespace, worker: Worker) -> AutoencoderKL:
@@ -316,17 +319,64 @@ def train_vae(options: argparse.Namespace, worker: Worker) -> AutoencoderKL:
     torch.manual_seed(options.seed)
     vae = build_vae().to(worker.device)
     vae.set_attn_processor(AttnProcessor())  # plain products: on a CPU their backward is faster than the fused one
+
+    def pictures(stage: str, step: int) -> torch.Tensor:
+        seed = [options.seed, STREAMS[stage], step, worker.rank]
+        return scene_pictures(seed, worker.share(options.vae_batch), worker.device)
+
     parameters = list(vae.parameters())
-    if not train_on_pictures(options, worker, "vae", vae, parameters, options.vae_steps,
-                             lambda pictures: vae_loss(vae, pictures, options.kl_weight)):  # fmt: skip
+    if not train_stage(options, worker, "vae", vae, parameters, options.vae_steps, options.vae_lr,
+                       lambda step: vae_loss(vae, pictures("vae", step), options.kl_weight)):  # fmt: skip
         standardize_latents(vae, scene_pictures([options.seed, 3], 512, worker.device))
         save_finished(options, worker, "vae", vae)
     if options.decoder_steps:
         parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-        if not train_on_pictures(options, worker, "decoder", vae, parameters, options.decoder_steps,
-                                 lambda pictures: decoder_loss(vae, pictures)):  # fmt: skip
+        if not train_stage(options, worker, "decoder", vae, parameters, options.decoder_steps, options.vae_lr,
+                           lambda step: decoder_loss(vae, pictures("decoder", step))):  # fmt: skip
             save_finished(options, worker, "decoder", vae)
     return vae.eval()
+
+
+class Reader(torch.nn.Module):
+    """The text encoder with one linear layer that reads the facts of a scene from the states of the end tokens.
+
+    A prompt says little by its words and much by their order, and from the error of noisy latents alone that order is
+    learned last. So the text encoder is first taught to tell what the prompt says; the linear layer is then dropped.
+    """
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.heads = torch.nn.Linear(text_encoder.config.hidden_size, sum(FACTS.values()))
+
+    def forward(self, tokens: torch.Tensor, facts: torch.Tensor, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy of ``facts (n, len(FACTS))`` given ``tokens (n, 32)``, and the part of wrong answers."""
+        is_end = tokens == end
+        answers = self.heads(self.text_encoder(tokens)[0])[is_end].float().split(list(FACTS.values()), dim=-1)
+        wanted = facts[:, None].expand(-1, tokens.shape[1], -1)[is_end].unbind(-1)
+        pairs = list(zip(answers, wanted, strict=True))
+        wrong = torch.stack([answer.argmax(-1) != right for answer, right in pairs]).float().mean()
+        return torch.stack([F.cross_entropy(answer, right) for answer, right in pairs]).mean(), wrong
+
+
+def train_text_encoder(options: argparse.Namespace, worker: Worker, tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """Teach the text encoder to tell a scene's facts from its prompt; returns its weights."""
+    torch.manual_seed(options.seed + 2)
+    reader = Reader(build_text_encoder(tokenizer)).to(worker.device)
+    reader.text_encoder.config._attn_implementation = "eager"
+
+    def loss_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([options.seed, STREAMS["text"], step, worker.rank])
+        scenes = [sample_training_scene(rng) for _ in range(worker.share(options.text_batch))]
+        tokens = tokenize(tokenizer, [describe(rng, scene) for scene in scenes]).to(worker.device)
+        facts = torch.tensor([scene_facts(scene) for scene in scenes], device=worker.device)
+        loss, wrong = reader(tokens, facts, tokenizer.eos_token_id)
+        return loss, wrong
+
+    if not train_stage(options, worker, "text", reader, list(reader.parameters()), options.text_steps, options.lr,
+                       loss_of):  # fmt: skip
+        save_finished(options, worker, "text", reader)
+    return reader.text_encoder.state_dict()
 
 
 class Pool:
@@ -407,16 +457,6 @@ class Average:
             kept.copy_(value)
 
 
-def load_what_fits(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
-    """Load the weights that have the name and shape of one of the model's; returns the names of the model's others."""
-    own = model.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise ValueError(f"none of {len(weights)} weights has the name and shape of one of {type(model).__name__}")
-    model.load_state_dict(fitting, strict=False)
-    return [name for name in own if name not in fitting]
-
-
 def noise_levels(rng: np.random.Generator, count: int) -> torch.Tensor:
     """Which steps of the noise schedule to train on, ``(count,)`` integers from 0 to 999.
 
@@ -470,10 +510,8 @@ def train_diffusion(
         optimizer.load_state_dict(state["optimizer"])
         average.kept = [value.to(device) for value in state["average"]]
         first, seconds = state["step"], state["seconds"]
-    elif options.start_from:
-        state = torch.load(options.start_from, map_location=device, weights_only=True)
-        for model, name in ((unet, "unet"), (text_encoder, "text_encoder")):
-            load_what_fits(model, state[name])
+    else:
+        text_encoder.load_state_dict(train_text_encoder(options, worker, tokenizer))
         average = Average(unet, text_encoder)
     if first >= options.unet_steps:
         average.swap()
@@ -573,6 +611,8 @@ def compute_report(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> Ite
     picture, latents = torch.zeros(1, 3, 64, 64), torch.zeros(1, 4, 16, 16)
     tokens, step = tokenize(tokenizer, [""]), torch.tensor([500])
     vae_macs = count_macs(lambda: vae_loss(vae, picture, 1.0)[0])
+    reader, facts = Reader(text_encoder), torch.zeros(1, len(FACTS), dtype=torch.long)
+    text_macs = count_macs(lambda: reader(tokens, facts, tokenizer.eos_token_id)[0])
     scheduler = build_scheduler()
     unet_macs = count_macs(lambda: diffusion_step(unet, text_encoder, scheduler, latents, tokens, step, latents))
     vae.encoder.requires_grad_(False)
@@ -582,15 +622,17 @@ def compute_report(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> Ite
     decoder_total = decoder_macs * options.vae_batch * options.decoder_steps
     vae_total = vae_macs * options.vae_batch * options.vae_steps
     pool_total = counter.tally.total * options.pool
+    text_total = text_macs * options.text_batch * options.text_steps
     unet_total = unet_macs * options.batch * options.unet_steps
     for name, each, total in (
         ("VAE, one picture forward and backward", vae_macs, vae_total),
         ("VAE decoder alone, one picture", decoder_macs, decoder_total),
         ("scenes, one picture encoded", counter.tally.total, pool_total),
+        ("text encoder alone, one prompt forward and backward", text_macs, text_total),
         ("UNet + text encoder, one picture forward and backward", unet_macs, unet_total),
     ):
         yield f"{name}: {format_count(each, 'MACs')}, all: {format_count(total, 'MACs')}"
-    whole = vae_total + decoder_total + pool_total + unet_total
+    whole = vae_total + decoder_total + pool_total + text_total + unet_total
     yield f"whole training: {format_count(whole, 'MACs')} = {format_count(2 * whole, 'FLOPs')}"
 
 
@@ -600,16 +642,15 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     runs = ROOT / "training" / "runs"
     parser.add_argument("--run", type=Path, default=runs / "shapes", help="folder of the checkpoints; resumed")
     parser.add_argument("--export", type=Path, help="where the pipeline is written (default: RUN/pipeline)")
-    parser.add_argument(
-        "--start-from", type=Path, help="begin with another run's diffusion.pt, where names and shapes fit"
-    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=2000)
     parser.add_argument("--decoder-steps", type=int, default=1500, help="more steps of the VAE's decoder alone")
     parser.add_argument("--vae-batch", type=int, default=16)
     parser.add_argument("--vae-lr", type=float, default=1.5e-3)
     parser.add_argument("--kl-weight", type=float, default=1e-4)
-    parser.add_argument("--unet-steps", type=int, default=10000)
+    parser.add_argument("--text-steps", type=int, default=3000, help="of the text encoder, before the UNet joins it")
+    parser.add_argument("--text-batch", type=int, default=256)
+    parser.add_argument("--unet-steps", type=int, default=14000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--cooldown", type=float, default=0.25, help="last part of the steps in which the rate falls")
@@ -620,9 +661,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch")
     parser.add_argument("--float32", dest="bf16", action="store_false", help="no bfloat16 anywhere")
     options = parser.parse_args(arguments)
-    if options.start_from and not options.start_from.is_file():
-        parser.error(f"--start-from {options.start_from} is not a file")
-    for name in ("vae_batch", "batch", "pool"):
+    for name in ("vae_batch", "text_batch", "batch", "pool"):
         if options.workers < 1 or getattr(options, name) % options.workers or not getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} must be a multiple of --workers {options.workers}")
     return options

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from shapes_data import (
     COLORS,
+    FACTS,
     GRAYS,
     INVERSE,
     SHAPES,
@@ -18,6 +19,7 @@ from shapes_data import (
     sample_held_out_scene,
     sample_scene,
     sample_training_scene,
+    scene_facts,
     shape_coverage,
 )
 
@@ -113,6 +115,24 @@ def test_a_circle_is_drawn_with_its_color_place_and_area() -> None:
 def test_areas_agree_with_geometry(shape: str, area: float) -> None:
     cover = shape_coverage(shape, np.array([50.0]), np.array([50.0]), np.array([40.0]), size=100)
     assert cover.sum() / 40**2 == pytest.approx(area, rel=0.01)
+
+
+def test_the_facts_of_a_scene_do_not_depend_on_its_wording() -> None:
+    left = scene_of("left of", "red circle", "blue square")
+    right = Scene(left.items[::-1], "right of", None, PLAIN)
+    # side by side, white; red (0) circle (0) without a size on the left, blue (2) square (1) on the right, each + 1
+    assert scene_facts(left) == scene_facts(right) == [0, 1, 0, 0, 0, 3, 2, 1]
+    above = scene_of("above", "red circle", "blue square")
+    assert scene_facts(above)[0] == 1 and scene_facts(above)[2:] == scene_facts(left)[2:]
+    alone = Scene(left.items[:1], None, "right", ("black", "white", False))
+    assert scene_facts(alone) == [4, 0, 0, 0, 0, 0, 0, 0]  # the second place of nine; a gradient; nothing else there
+
+
+def test_every_fact_is_one_of_its_answers() -> None:
+    rng = np.random.default_rng(5)
+    facts = np.array([scene_facts(sample_scene(rng)) for _ in range(3000)])
+    assert facts.min(axis=0).tolist() == [0] * len(FACTS)
+    assert (facts.max(axis=0) + 1).tolist() == list(FACTS.values())
 
 
 def test_an_unknown_shape_is_refused() -> None:
