@@ -54,7 +54,6 @@ def _rough_cost(request: GenerationRequest) -> float:
 def estimate_costs(
     requests: Sequence[GenerationRequest],
     *,
-    load_options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Costs:
     """Count each generation by a dry run; those that differ only in prompt and seed share one.
@@ -62,17 +61,20 @@ def estimate_costs(
     A model that cannot be counted is named in ``problems``; nothing is raised for it. ``on_progress(done, of)`` is
     called after each dry run.
     """
-    from ..dryrun import dry_run
+    from .. import dryrun
 
     groups: dict[tuple[Any, ...], list[GenerationRequest]] = {}
     for request in requests:
         groups.setdefault(_cost_signature(request), []).append(request)
     costs = Costs()
-    for number, group in enumerate(groups.values(), start=1):
+    runs: dryrun.ModelDryRuns | None = None  # of one model at a time: its counts serve all its sizes and steps
+    for number, group in enumerate(sorted(groups.values(), key=lambda group: group[0].model_id), start=1):
         request = group[0]
         if request.model_id not in costs.problems:
             try:
-                macs = dry_run(request.model_id, **dry_run_arguments(request)).total_macs
+                if runs is None or runs.model != request.model_id:
+                    runs = dryrun.ModelDryRuns(request.model_id)
+                macs = runs.dry_run(**dry_run_arguments(request)).total_macs
                 costs.macs.update((same.key, int(macs)) for same in group)
             except Exception as error:
                 # The generation itself will say whether this model works; here only its cost stays unknown.

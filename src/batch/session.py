@@ -129,7 +129,7 @@ def run_batch(
     stop = Stop(on_stop)
     with ExitStack() as stack:
         stack.enter_context(stop.listening())
-        plan = _prepare(requests, output_dir, resume, spec, options, trackers, team, stack, make_progress is not None)
+        plan = _prepare(requests, output_dir, resume, spec, trackers, team, stack, make_progress is not None)
         order = [request.key for request in requests]
         todo = [requests[number] for number in plan.shares[team.index]]
         folder = RunFolder(plan.folder, RECORDS if team.count == 1 else part_name(team.index))
@@ -182,7 +182,6 @@ def _prepare(
     output_dir: str | Path | None,
     resume: bool,
     spec: Mapping[str, Any] | None,
-    load_options: Mapping[str, Any],
     trackers: Sequence[Any],
     team: Processes,
     stack: ExitStack,
@@ -201,7 +200,7 @@ def _prepare(
             done = run.finished_keys() if resume else set()
             numbers = [number for number, request in enumerate(requests) if request.key not in done]
             todo = [requests[number] for number in numbers]
-            costs = estimate_costs(todo, load_options=load_options) if team.count > 1 or costs_wanted else Costs()
+            costs = estimate_costs(todo) if team.count > 1 or costs_wanted else Costs()
             _write_manifest(folder, requests, spec, team)
             number_of = {request.key: number for number, request in zip(numbers, todo, strict=True)}
             shares = split(todo, costs.weights(todo), team.count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -83,18 +84,23 @@ def test_costs_come_from_dry_runs_shared_by_equal_generations(monkeypatch: pytes
     from diffmeter import dryrun, observe
     from diffmeter.model_manager import get_model_manager
 
-    calls: list[str] = []
-    real = dryrun.dry_run
+    built: list[str] = []
+    runs: list[dict[str, object]] = []
 
-    def counting(model: str, **arguments: object) -> object:
-        calls.append(model)
-        return real(model, **arguments)
+    class Counting(dryrun.ModelDryRuns):
+        def __init__(self, model: str) -> None:
+            built.append(model)
+            super().__init__(model)
 
-    monkeypatch.setattr(dryrun, "dry_run", counting)
+        def dry_run(self, **arguments: Any) -> Any:
+            runs.append(arguments)
+            return super().dry_run(**arguments)
+
+    monkeypatch.setattr(dryrun, "ModelDryRuns", Counting)
     requests = requests_for(range(5), steps=2) + make("/nobody/there", 3)
     random.Random(1).shuffle(requests)
     costs = estimate_costs(requests)
-    assert sorted(calls) == ["/nobody/there", SHAPES]
+    assert sorted(built) == sorted(["/nobody/there", SHAPES]) and len(runs) == 1
     assert set(costs.problems) == {"/nobody/there"} and costs.unknown(requests) == 3
     # What the plan says is what a real run costs.
     pipe = get_model_manager().load_model(SHAPES)
