@@ -14,12 +14,13 @@ import importlib
 import importlib.metadata
 import logging
 import sys
-import warnings
+import types
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 
 from .functional import CONV, LINEAR
@@ -61,13 +62,22 @@ def _op_class(module_type: type[nn.Module]) -> str:
 
 
 def _import_thop() -> Any:
-    """The module ``thop.profile``; the MIT one asks for ``distutils``, which Python 3.12 took out."""
-    if "distutils" not in sys.modules and sys.version_info >= (3, 12):
-        import setuptools  # noqa: F401  provides distutils
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    """The module ``thop.profile``.
+
+    The MIT one compares versions with ``distutils``, which Python 3.12 took out and which costs a third of a second
+    to import where setuptools brings it: a stand-in that can do just that serves for the time of the import.
+    """
+    stand_ins: dict[str, types.ModuleType] = {}
+    if "distutils" not in sys.modules:
+        for name in ("distutils", "distutils.version"):
+            stand_ins[name] = sys.modules[name] = types.ModuleType(name)
+        stand_ins["distutils.version"].LooseVersion = Version  # type: ignore[attr-defined]
+    try:
         importlib.import_module("thop")
         return importlib.import_module("thop.profile")
+    finally:
+        for name in stand_ins:
+            sys.modules.pop(name, None)
 
 
 @functools.cache
@@ -76,6 +86,7 @@ def thop_distribution() -> str:
 
     Both may be installed one over the other; the files that are there decide.
     """
+    _import_thop()
     thop = importlib.import_module("thop")
     for name in ("ultralytics-thop", "thop"):
         try:
