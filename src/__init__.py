@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "observe": "record",
     "dry_run": "dryrun",
+    "compare": "comparison",
+    "sweep": "comparison",
     "ComputeProfile": "profile",
     "create_profiler": "compute_profiler",
     "ComputeProfiler": "compute_profiler",
@@ -37,6 +39,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .comparison import compare as compare
+    from .comparison import sweep as sweep
     from .compute_profiler import ComputeProfiler as ComputeProfiler
     from .compute_profiler import create_profiler as create_profiler
     from .dryrun import dry_run as dry_run

@@ -142,7 +142,11 @@ class ModelDryRuns:
             arguments[name] = value
         if batch > 1:
             arguments[batch_argument(self._pipe)] = batch
-        return _dry_run_of_model(self.model, self._pipe, arguments, self._known)
+        return self.dry_run(**arguments)
+
+    def dry_run(self, **call_arguments: Any) -> ComputeProfile:
+        """:func:`dry_run` of this model."""
+        return _dry_run_of_model(self.model, self._pipe, call_arguments, self._known)
 
 
 def _check_positive(sizes: Mapping[str, int | None]) -> None:

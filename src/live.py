@@ -7,24 +7,33 @@ import sys
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from .counters.functional import ATTENTION, CONV, LINEAR, MATMUL, PRODUCT_CLASSES, FunctionCounter
+from .counters.functional import (
+    ATTENTION,
+    CONV,
+    LINEAR,
+    MATMUL,
+    PRODUCT_CLASSES,
+    FunctionCounter,
+    attention_is_replaced,
+)
 from .counters.module_rules import ModuleCounter
 from .counters.op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
 from .counters.tally import Count
+from .structure import OwnHooks
 
 
 class LiveCount:
     """Both counters around a real call; ``count`` is there after the block.
 
     Args:
-        root: the component that is called, to notice work that it does in other threads.
+        modules: the ``id`` of each module of the component that is called, to notice its work in other threads.
         functions: whether to look at the functions that Python code calls. PyTorch leaves its fused transformer
             layers while anybody does, so that for these the operators alone decide.
 
@@ -32,10 +41,10 @@ class LiveCount:
         failure: why the count does not hold, if it does not.
     """
 
-    def __init__(self, root: nn.Module | None = None, functions: bool = True) -> None:
+    def __init__(self, modules: Collection[int] = (), functions: bool = True) -> None:
         self.count: Count | None = None
         self.failure: str | None = None
-        self._root = root
+        self._own = modules
         self._by_functions = functions
 
     @contextlib.contextmanager
@@ -44,12 +53,11 @@ class LiveCount:
         functions = FunctionCounter(modules.covered)
         operators = OpCounter()
         thread = threading.get_ident()
-        own = {id(module) for module in self._root.modules()} if self._root is not None else set()
 
         def before(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == thread:
                 modules.before(module)
-            elif id(module) in own and not getattr(_live, "running", False):
+            elif id(module) in self._own and not getattr(_live, "running", False):
                 self.failure = "part of the work ran in another thread, where it is not seen"
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -57,8 +65,9 @@ class LiveCount:
                 modules.after(module, args, kwargs, output)
 
         with contextlib.ExitStack() as stack:
-            stack.callback(register_module_forward_pre_hook(before).remove)
-            stack.callback(register_module_forward_hook(after, with_kwargs=True).remove)
+            with OwnHooks():
+                stack.callback(register_module_forward_pre_hook(before).remove)
+                stack.callback(register_module_forward_hook(after, with_kwargs=True).remove)
             stack.enter_context(operators)
             if self._by_functions:
                 stack.enter_context(functions)
@@ -69,6 +78,8 @@ class LiveCount:
             macs = Counter({name: n for name, n in modules.macs.items() if name not in PRODUCT_CLASSES})
             for operator, n in operators.tally.macs.items():
                 macs[class_of_operator(operator)] += n
+        if attention_is_replaced() and self.failure is None:
+            self.failure = "scaled_dot_product_attention was replaced, and its kernel's products are not seen"
         self.count = Count.of(macs, operators.tally)
 
 

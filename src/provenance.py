@@ -19,7 +19,7 @@ from torch import nn
 
 from . import intercept
 from .signature import TensorSpec
-from .structure import _ATOM_TYPES, _PLAIN_MODULES, _UNINTERESTING, Structure
+from .structure import _ATOM_TYPES, _PLAIN_MODULES, _UNINTERESTING, Structure, WriteWatch
 
 #: libraries whose modules decide their work by their structure and their arguments alone
 _KNOWN_LIBRARIES = frozenset({"torch", "diffusers", "transformers", "accelerate", "peft", "huggingface_hub"})
@@ -84,7 +84,7 @@ def _foreign_method(cls: type) -> str | None:
         return cls.__qualname__
     for name, value in cls.__dict__.items():
         if isinstance(value, types.FunctionType) and (name == "__call__" or not name.startswith("__")):
-            if not _is_known(_origin(value)):
+            if _origin(value) != WriteWatch.__module__ and not _is_known(_origin(value)):
                 return f"{cls.__qualname__}.{name}"
     return None
 

@@ -367,6 +367,7 @@ class Observation(Recorder):
     def __init__(self, pipe: Any) -> None:
         super().__init__(pipe)
         self._structures: dict[str, Structure] = {}
+        self._entered: set[tuple[str, int]] = set()  # component and generation
         self._untrusted: dict[int, str | None] = {}
         self._twins: dict[int, TwinCounts | CountError] = {}
         self._dtypes: dict[str, str] = {}
@@ -378,13 +379,13 @@ class Observation(Recorder):
         self._local.inside = True
         record = None
         try:
-            record = self._begin(name, module, method, args, kwargs)
-        except Exception as error:  # a profile that fails never breaks a generation
-            logger.warning("a call of %s was not recorded: %s", name, error)
-            self.notes.append((name, f"{type(error).__name__} while recording a call: {error}"))
-        try:
             with self.outside.paused():
-                return self._carry_out(record, module, proceed, args, kwargs)
+                try:
+                    record = self._begin(name, module, method, args, kwargs)
+                except Exception as error:  # a profile that fails never breaks a generation
+                    logger.warning("a call of %s was not recorded: %s", name, error)
+                    self.notes.append((name, f"{type(error).__name__} while recording a call: {error}"))
+                return self._carry_out(record, proceed, args, kwargs)
         except BaseException as error:
             if record is not None:
                 record.failure = f"the call raised {type(error).__name__}: what it did until then is not counted"
@@ -394,16 +395,55 @@ class Observation(Recorder):
 
     def _begin(self, name: str, module: nn.Module, method: str, args: Any, kwargs: Any) -> CallRecord:
         structure = self._structures.get(name)
-        if structure is None or not structure.same():
-            structure = self._structures[name] = Structure(_uncompiled(module))
-            self._untrusted[id(structure)] = why_counted_in_run(structure)
+        entered = (name, len(self.generations))
+        # Whatever was done to a component between two generations is seen before the first call of the second.
+        quick = entered in self._entered and threading.get_ident() in self._running
+        self._entered.add(entered)
+        if structure is None or not structure.same(quick):
+            if structure is not None:
+                self._doubt(name, structure)
+            structure = self._picture(name, module)
         return self.new_call(name, method, structure, freeze(args, kwargs))
 
-    def _carry_out(self, record: CallRecord | None, module: nn.Module, proceed: Any, args: Any, kwargs: Any) -> Any:
+    def _doubt(self, name: str, structure: Structure) -> None:
+        """Calls in which a change may have been there already are not counted with the structure before it."""
+        earlier = [record for record in self.calls if record.structure is structure]
+        for record in earlier[len(earlier) - structure.late :]:
+            if record.count is None and record.failure is None:
+                record.failure = f"a part of {name} was replaced meanwhile, past its module's methods"
+
+    def _on_generation(self, pipe: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super()._on_generation(pipe, proceed, args, kwargs)
+        finally:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Look for what quick looks left out, before anything else can change."""
+        for name, structure in self._structures.items():
+            if not structure.same_contents():
+                self._doubt(name, structure)
+
+    def _picture(self, name: str, module: nn.Module) -> Structure:
+        structure = self._structures[name] = Structure(_uncompiled(module))
+        self._untrusted[id(structure)] = why_counted_in_run(structure)
+        return structure
+
+    def look_around(self) -> None:
+        """Picture every component before anything runs: during a run it is then only compared."""
+        for name, module in self.parts.components.items():
+            try:
+                self._picture(name, module)
+            except Exception:  # a call of it will say so
+                logger.debug("%s could not be pictured", name, exc_info=True)
+
+    def _carry_out(self, record: CallRecord | None, proceed: Any, args: Any, kwargs: Any) -> Any:
         if record is None:
             return proceed(*args, **kwargs)
-        why = self._untrusted[id(record.structure)]
-        live = None if why is None else LiveCount(module, functions=not _has_fused_layers(module))
+        live = None
+        structure = record.structure
+        if structure is not None and self._untrusted[id(structure)] is not None:
+            live = LiveCount(structure.module_ids, functions=not _has_fused_layers(structure))
         cuda = _is_on_cuda(args, kwargs)
         if cuda:
             start_event = torch.cuda.Event(enable_timing=True)
@@ -433,6 +473,7 @@ class Observation(Recorder):
         """Let go of the user's modules: what is left are twins and numbers."""
         started = time.perf_counter()
         self._over = True
+        self._look_again()
         for record in self.calls:
             record.settle()
             structure = record.structure
@@ -503,10 +544,10 @@ def why_counted_in_run(structure: Structure) -> str | None:
     return why_untrusted(structure) or foreign_code(structure)
 
 
-def _has_fused_layers(module: nn.Module) -> bool:
+def _has_fused_layers(structure: Structure) -> bool:
     """Whether it has layers whose fused kernels the counting of functions would switch off, or hides its functions."""
-    kinds = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention, torch.jit.ScriptModule)
-    return any(isinstance(inside, kinds) for inside in module.modules())
+    fused = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
+    return structure.scripted is not None or structure.has_class(*fused)
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:
@@ -551,6 +592,7 @@ class observe:  # used as a function: ``with observe(pipe) as run``
         run._home = threading.get_ident()
         with contextlib.ExitStack() as stack:
             stack.enter_context(WriteWatch())
+            run.look_around()
             stack.enter_context(run.watching())
             stack.enter_context(run.outside)
             run._home_is_watched = True

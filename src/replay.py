@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from .counters.functional import FunctionCounter
+from .counters.functional import NATIVE_ATTENTION, FunctionCounter, attention_is_replaced
 from .counters.module_rules import ModuleCounter
 from .counters.op_level import DispatchMode, OpTally
 from .counters.tally import Count
 from .errors import CountError
+from .meta_results import call_on_meta
 from .signature import _ATOMS, Frozen, TensorSpec
-from .structure import _CONTAINERS, _SHARED_KEYS
+from .structure import _CONTAINERS, _SHARED_KEYS, OwnHooks, no_garbage_collection
 
 #: results up to this many elements are computed for real while all their inputs are known
 KNOWN_LIMIT = 1 << 20
@@ -234,7 +237,7 @@ class KnownValues(DispatchMode):
         if mixed or self._spoiled:
             args, kwargs = _to_meta(args), _to_meta(kwargs)
         try:
-            return func(*args, **kwargs)
+            return call_on_meta(func, args, kwargs)
         except RuntimeError as error:
             if not _is_about_dtypes(error):
                 raise
@@ -410,8 +413,9 @@ class _Held:
         self._containers: list[tuple[Any, Any]] = []
         self._tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._seen: set[int] = set()
-        for module in root.modules():
-            self._keep(module.__dict__, 3)
+        with no_garbage_collection():
+            for module in root.modules():
+                self._keep(module.__dict__, 3)
 
     def _keep(self, container: Any, depth: int) -> None:
         if id(container) in self._seen:
@@ -512,9 +516,9 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
         return tensor
 
     args, kwargs = arguments.thaw(make)
-    with _attached(modules, root), _MetaAutocast(), warnings.catch_warnings():
+    with _attached(modules, root), _Replaying(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with values, _HostValues(values), functions:
+        with no_garbage_collection(), values, _HostValues(values), functions:
             try:
                 output = call(*args, **kwargs)
             except CountError:
@@ -527,40 +531,72 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
 
 @contextlib.contextmanager
 def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
-    detach = modules.attach(root)
+    with OwnHooks():
+        detach = modules.attach(root)
     try:
         yield
     finally:
         detach()
 
 
-class _MetaAutocast:
-    """Lets a forward ask for autocast on the device of a tensor, which PyTorch refuses for the meta device.
+class _Replaying:
+    """Redirects, in threads that replay, what would keep a twin from running on the meta device.
 
-    ``torch.autocast.__init__`` is replaced while at least one replay runs, and put back by the last one.
+    Autocast on the device of a tensor, which PyTorch refuses for the meta device, becomes autocast on the CPU; and
+    attention runs natively, whoever took the place of ``scaled_dot_product_attention`` or of diffusers' backend.
+    The replacements are there while at least one replay runs; the last one puts everything back.
     """
 
     _open = 0
     _lock = threading.Lock()
-    _original: Any = None
+    _originals: ClassVar[list[tuple[Any, str, Any]]] = []
+    _here = threading.local()
 
     def __enter__(self) -> None:
-        with _MetaAutocast._lock:
-            _MetaAutocast._open += 1
-            if _MetaAutocast._open == 1:
-                original: Any = torch.autocast.__init__
-                _MetaAutocast._original = original
-
-                def __init__(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
-                    original(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
-
-                torch.autocast.__init__ = __init__  # type: ignore[method-assign]
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+        with _Replaying._lock:
+            _Replaying._open += 1
+            if _Replaying._open == 1:
+                _Replaying._redirect()
 
     def __exit__(self, *_: object) -> None:
-        with _MetaAutocast._lock:
-            _MetaAutocast._open -= 1
-            if _MetaAutocast._open == 0:
-                torch.autocast.__init__ = _MetaAutocast._original  # type: ignore[method-assign]
+        self._here.depth -= 1
+        with _Replaying._lock:
+            _Replaying._open -= 1
+            if _Replaying._open == 0:
+                while _Replaying._originals:
+                    owner, name, original = _Replaying._originals.pop()
+                    setattr(owner, name, original)
+
+    @staticmethod
+    def _redirect() -> None:
+        autocast: Any = torch.autocast.__init__
+
+        def on_cpu(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+            autocast(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
+
+        _Replaying._replace(torch.autocast, "__init__", on_cpu)
+        if attention_is_replaced():
+            _Replaying._replace(F, "scaled_dot_product_attention", NATIVE_ATTENTION)
+        dispatch: Any = sys.modules.get("diffusers.models.attention_dispatch")
+        registry = getattr(dispatch, "_AttentionBackendRegistry", None)
+        if registry is not None:
+            native = dispatch.AttentionBackendName.NATIVE
+
+            def get_active_backend(*_: Any) -> Any:
+                return native, registry._backends[native]
+
+            _Replaying._replace(registry, "get_active_backend", get_active_backend)
+
+    @staticmethod
+    def _replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
+        elsewhere = getattr(owner, name)
+
+        def chosen(*args: Any, **kwargs: Any) -> Any:
+            return (function if getattr(_Replaying._here, "depth", 0) else elsewhere)(*args, **kwargs)
+
+        _Replaying._originals.append((owner, name, owner.__dict__[name]))
+        setattr(owner, name, chosen)
 
 
 def _drawn() -> Any:

@@ -39,7 +39,8 @@ class TensorSpec:
         numel = tensor.numel()
         small = FLOAT_VALUES_LIMIT if tensor.is_floating_point() else INTEGER_VALUES_LIMIT
         keep = numel <= small and not tensor.is_meta and not tensor.is_complex() and type(tensor) is torch.Tensor
-        return cls(tuple(tensor.shape), tensor.dtype, tensor.detach().clone() if keep else None)
+        source = tensor.detach() if tensor.requires_grad else tensor
+        return cls(tuple(tensor.shape), tensor.dtype, source.clone() if keep else None)
 
     @property
     def key(self) -> tuple[Any, ...]:

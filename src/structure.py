@@ -11,15 +11,19 @@ as they happen (:class:`WriteWatch`); the few things that can change without suc
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import gc
+import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, KeysView
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from .signature import _ATOMS, TensorSpec
@@ -34,6 +38,8 @@ _ATOM_TYPES = frozenset(_ATOMS)
 #: configurations: shared with the twin, never written by a forward
 _SHARED_KEYS = frozenset({"config", "_internal_dict", "generation_config"})
 _UNINTERESTING = _BASE_KEYS | _SHARED_KEYS
+#: in how many quick looks every table of children is compared once
+_TURNS = 8
 #: torch's own layers: most of a model, and pictured only when one of them is about to be written to
 _PLAIN_MODULES = frozenset(
     {nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.SiLU, nn.GELU, nn.Dropout, nn.Conv2d, nn.ModuleList, nn.Sequential}
@@ -41,17 +47,39 @@ _PLAIN_MODULES = frozenset(
 )
 
 
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Around making thousands of small dictionaries, none of them garbage."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+#: methods that change what a module holds without setting an attribute of it
+_TABLE_WRITERS: tuple[tuple[Any, str], ...] = (
+    (nn.Module, "add_module"),
+    (nn.ModuleList, "insert"),
+    (nn.ModuleDict, "__delitem__"),
+    (nn.ModuleDict, "clear"),
+    (nn.Sequential, "insert"),
+)
+
+
 class WriteWatch:
     """Notices writes of module attributes that change something, while anybody watches.
 
-    ``nn.Module.__setattr__`` and ``__delattr__`` are replaced while at least one watch is open and put back by the
+    ``nn.Module.__setattr__`` and its like are replaced while at least one watch is open and put back by the
     last one. The counter is shared by all threads: a write elsewhere costs a comparison, never a wrong answer.
     """
 
     count = 0
     _open = 0
     _lock = threading.Lock()
-    _originals: tuple[Callable[..., None], Callable[..., None]] | None = None
+    _originals: ClassVar[list[tuple[Any, str, Any]]] = []
 
     def __enter__(self) -> WriteWatch:
         with WriteWatch._lock:
@@ -63,14 +91,14 @@ class WriteWatch:
     def __exit__(self, *_: object) -> None:
         with WriteWatch._lock:
             WriteWatch._open -= 1
-            if WriteWatch._open == 0 and WriteWatch._originals is not None:
-                nn.Module.__setattr__, nn.Module.__delattr__ = WriteWatch._originals  # type: ignore[method-assign]
-                WriteWatch._originals = None
+            if WriteWatch._open == 0:
+                while WriteWatch._originals:
+                    cls, name, original = WriteWatch._originals.pop()
+                    setattr(cls, name, original)
 
     @staticmethod
     def _install() -> None:
-        set_original, delete_original = nn.Module.__setattr__, nn.Module.__delattr__
-        WriteWatch._originals = (set_original, delete_original)
+        set_original = nn.Module.__setattr__
         missing = object()
 
         def __setattr__(self: nn.Module, name: str, value: Any) -> None:
@@ -78,12 +106,40 @@ class WriteWatch:
                 _before_write(self)
             set_original(self, name, value)
 
-        def __delattr__(self: nn.Module, name: str) -> None:
-            _before_write(self)
-            delete_original(self, name)
+        WriteWatch._replace(nn.Module, "__setattr__", __setattr__)
+        for cls, name in ((nn.Module, "__delattr__"), *_TABLE_WRITERS):
+            WriteWatch._replace(cls, name, _after_notice(getattr(cls, name)))
 
-        nn.Module.__setattr__ = __setattr__  # type: ignore[method-assign]
-        nn.Module.__delattr__ = __delattr__  # type: ignore[method-assign]
+    @staticmethod
+    def _replace(cls: Any, name: str, function: Callable[..., Any]) -> None:
+        WriteWatch._originals.append((cls, name, cls.__dict__[name]))
+        setattr(cls, name, function)
+
+
+def _after_notice(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def writes(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        _before_write(self)
+        return original(self, *args, **kwargs)
+
+    return writes
+
+
+class OwnHooks:
+    """Around registering hooks of this package: they are taken off again, and are no change of anybody's component."""
+
+    made = 0
+
+    def __enter__(self) -> None:
+        self._before = RemovableHandle.next_id
+
+    def __exit__(self, *_: object) -> None:
+        OwnHooks.made += RemovableHandle.next_id - self._before
+
+
+def _hooks_made() -> int:
+    """How many hooks others have put on anything so far: the handles of PyTorch's hooks are numbered."""
+    return RemovableHandle.next_id - OwnHooks.made
 
 
 def _before_write(module: nn.Module) -> None:
@@ -123,6 +179,7 @@ class Structure:
         altered: parts with hooks, or with a ``forward`` of their own.
         helpers: objects in the modules' attributes that decide work (attention processors and the like), with a
             copy of their own attributes.
+        late: after ``same()`` found a difference: to how many quick looks before it may have been there already.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -130,40 +187,46 @@ class Structure:
         self.altered: list[Part] = []
         self.helpers: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._writes = WriteWatch.count
-        self._hooks_made = RemovableHandle.next_id
+        self._hooks_made = _hooks_made()
         self._nodes: dict[int, nn.Module] = {}
         self._kept: dict[int, Part] = {}
-        self._children: dict[int, tuple[Any, dict[str, nn.Module | None]]] = {}
+        self._children: dict[int, dict[str, nn.Module | None]] = {}
+        self._child_tables: list[dict[str, nn.Module | None]] = []  # the modules' own, not copies
+        self._child_values: list[tuple[nn.Module | None, ...]] = []
+        self._weights: list[torch.Tensor] = []
+        self._quick_looks = 0  # since all tables were compared at once
         self._forwards: dict[type, Any] = {}
         self.scripted: str | None = None
+        self.late = 0
         self._containers: list[tuple[Any, Any]] = []
-        collecting = gc.isenabled()
-        gc.disable()  # thousands of small dictionaries, none of them garbage
-        try:
+        with no_garbage_collection():
             self._picture()
-        finally:
-            if collecting:
-                gc.enable()
+            self._shapes = _shapes_of(self._weights)
         _pictures.add(self)
 
     @property
     def parts(self) -> list[Part]:
         """Each module of the tree as it was, parents first."""
-        return [
-            self._kept.get(key) or Part(module, self._children[key][1] if key in self._children else None)
-            for key, module in self._nodes.items()
-        ]
+        return [self._kept.get(key) or Part(module, self._children.get(key)) for key, module in self._nodes.items()]
 
     @property
     def parts_with_state(self) -> list[Part]:
         """Each module but the plain layers that nobody has touched."""
         return list(self._kept.values())
 
+    @property
+    def module_ids(self) -> KeysView[int]:
+        """The ``id`` of each module of the tree."""
+        return self._nodes.keys()
+
+    def has_class(self, *kinds: type) -> bool:
+        """Whether a module of the tree is of one of these classes."""
+        return any(issubclass(cls, kinds) for cls in self._forwards)
+
     def keep(self, module: nn.Module) -> None:
         """Picture a plain layer of this tree before it changes."""
         if id(module) in self._nodes and id(module) not in self._kept:
-            children = self._children.get(id(module))
-            self._kept[id(module)] = Part(module, children and children[1])
+            self._kept[id(module)] = Part(module, self._children.get(id(module)))
 
     def _picture(self) -> None:
         nodes, stack = self._nodes, [self.root]
@@ -178,9 +241,12 @@ class Structure:
             cls: Any = _public_class(type(module))
             self._forwards[cls] = cls.forward
             values = module.__dict__
+            self._weights += [weight for weight in values["_parameters"].values() if weight is not None]
             children = values["_modules"]
             if children:
-                self._children[id(module)] = children, children.copy()
+                self._children[id(module)] = children.copy()
+                self._child_tables.append(children)
+                self._child_values.append(tuple(children.values()))
                 stack.extend(child for child in children.values() if child is not None)
             hooked = values["_forward_hooks"] or values["_forward_pre_hooks"]
             altered = hooked or any(key in values for key in _ALTERED_KEYS)
@@ -204,14 +270,19 @@ class Structure:
                     self.helpers[id(value)] = (value, _copy_container(value.__dict__))
                     self._forwards[type(value)] = vars(type(value)).get("__call__")
 
-    def same(self) -> bool:
-        """Whether the tree is, for all that decides its work, what it was when the picture was taken."""
-        if WriteWatch.count != self._writes or RemovableHandle.next_id != self._hooks_made:
+    def same(self, quick: bool = False) -> bool:
+        """Whether the tree is, for all that decides its work, what it was when the picture was taken.
+
+        ``quick`` leaves most of the tables of children for the next times. They only change unseen where somebody
+        writes into a table past the module's own methods; :attr:`late` then tells how many answers were wrong.
+        """
+        self.late = 0
+        if WriteWatch.count != self._writes or self._hooks_made != _hooks_made():
             fresh = Structure(self.root)
             if not self._equals(fresh):
                 return False
             self._writes, self._hooks_made = fresh._writes, fresh._hooks_made
-        if any(children != kept for children, kept in self._children.values()):
+        if not self.same_contents(quick):
             return False
         for cls, forward in self._forwards.items():  # replaced on a class
             now = cls.forward if issubclass(cls, nn.Module) else vars(cls).get("__call__")
@@ -224,6 +295,23 @@ class Structure:
         except Exception:  # something inside does not compare: a tensor, an array
             return False
 
+    def same_contents(self, quick: bool = False) -> bool:
+        """Whether every module has the children and every weight the shape that it had."""
+        start, end, step = 0, len(self._children), 1
+        if quick:
+            self._quick_looks += 1
+            start, step = self._quick_looks % _TURNS, _TURNS
+        tables, kept = self._child_tables[start:end:step], self._child_values[start:end:step]
+        if list(map(tuple, map(dict.values, tables))) != kept:  # which there are, and in which order
+            self.late = min(self._quick_looks - quick, _TURNS - 1)
+            return False
+        if not quick:
+            if _shapes_of(self._weights) != self._shapes:  # ``weight.data = ...``: what it was before is gone
+                self.late = sys.maxsize
+                return False
+            self._quick_looks = 0
+        return True
+
     def _equals(self, other: Structure) -> bool:
         if self._nodes.keys() != other._nodes.keys() or self.helpers.keys() != other.helpers.keys():
             return False
@@ -232,6 +320,13 @@ class Structure:
         return all(
             _same_part(part, other._kept.get(key) or Part(part.module)) for key, part in self._kept.items()
         ) and all(_same_values(self.helpers[key][1], kept) for key, (_, kept) in other.helpers.items())
+
+
+def _shapes_of(weights: list[torch.Tensor]) -> list[Any]:
+    try:
+        return [weight.shape for weight in weights]
+    except RuntimeError:  # one that has no shape yet
+        return [getattr(weight, "shape", None) for weight in weights if not is_lazy(weight)]
 
 
 _CONTAINERS = frozenset({list, dict, set, collections.OrderedDict, collections.defaultdict, collections.deque})

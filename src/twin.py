@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .signature import _ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
-from .structure import _BASE_KEYS, _SHARED_KEYS, Part, Structure
+from .structure import _BASE_KEYS, _SHARED_KEYS, Part, Structure, no_garbage_collection
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +125,15 @@ def build_twin(structure: Structure) -> nn.Module:
     Raises:
         CountError: an attribute cannot be copied.
     """
+    with no_garbage_collection():
+        return _build(structure, structure.parts)
+
+
+def _build(structure: Structure, parts: list[Part]) -> nn.Module:
     memo: dict[int, Any] = {}
-    for part in structure.parts:
+    for part in parts:
         memo[id(part.module)] = object.__new__(part.cls)
-    for part in structure.parts:
+    for part in parts:
         for tensor in (*part.parameters.values(), *part.buffers.values()):
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = _meta_tensor(tensor)
@@ -143,7 +148,7 @@ def build_twin(structure: Structure) -> nn.Module:
             memo[id(value)] = clone
             clone.__dict__.clear()
             clone.__dict__.update({name: _copy(item, memo) for name, item in attributes.items()})
-    for part in structure.parts:
+    for part in parts:
         _fill(memo[id(part.module)], part, memo)
     for part in structure.altered:
         _use_compute_dtype(memo[id(part.module)], part)

@@ -451,6 +451,119 @@ def test_a_change_between_two_generations_of_one_block(change) -> None:
     assert profile.generations == 2
 
 
+@pytest.mark.parametrize("before", [1, 3, 9])
+@pytest.mark.parametrize("after", [1, 3, 9])
+def test_a_child_replaced_past_its_module_during_a_generation(before, after) -> None:
+    inner, other = nn.Sequential(nn.Linear(8, 8)), nn.Identity()
+
+    def script(pipe):
+        for _ in range(before):
+            pipe.net(torch.ones(2, 8))
+        inner._modules["0"] = other
+        for _ in range(after):
+            pipe.net(torch.ones(2, 8))
+
+    profile = observed(CustomPipeline(nn.Sequential(nn.Linear(8, 8), inner), script))
+    if profile.complete:  # seen before the next call: then 2 x 2 x 64 each, and 2 x 64 each after it
+        assert profile.matmul_macs == before * 256 + after * 128
+    else:
+        assert {entry["reason"] for entry in profile.uncounted} == {
+            "a part of net was replaced meanwhile, past its module's methods"
+        }
+        kinds = {call.matmul_macs for call in profile.components["net"].calls}
+        assert kinds <= {None, 256, 128}
+        late = sum(call.count for call in profile.components["net"].calls if call.matmul_macs == 256)
+        assert late <= before
+
+
+def test_a_child_replaced_past_its_module_between_generations() -> None:
+    net = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8)))
+
+    pipe, other = CustomPipeline(net), nn.Identity()
+
+    def call():
+        pipe()
+        net[1]._modules["0"] = other
+        pipe()
+
+    profile = observed(pipe, call)
+    # four calls of 2 x 2 x 64, then four of 2 x 64
+    assert profile.complete and profile.matmul_macs == 4 * 256 + 4 * 128
+
+
+@pytest.mark.parametrize("when", ["in the generation", "after it", "between two"])
+def test_a_weight_of_another_shape_put_into_a_layer(when) -> None:
+    net, short = nn.Sequential(nn.Linear(8, 8)), torch.ones(4, 8)
+
+    def put():
+        net[0].weight.data, net[0].bias.data = short, short[:, 0]
+
+    def script(pipe):
+        pipe.net(torch.ones(2, 8))
+        if when == "in the generation":
+            put()
+            pipe.net(torch.ones(2, 8))
+
+    pipe = CustomPipeline(net, script)
+
+    def call():
+        pipe()
+        if when != "in the generation":
+            put()
+        if when == "between two":
+            pipe()
+
+    profile = observed(pipe, call)
+    # What the weight was when it was used is gone: no number is made up. The second generation found it as it is.
+    assert not profile.complete and "past its module's methods" in profile.uncounted[0]["reason"]
+    assert profile.matmul_macs == (64 if when == "between two" else 0)
+
+
+def my_attention(query, key, value, *args, **kwargs):
+    """Attention by a kernel of one's own, whose work PyTorch does not see."""
+    return torch.zeros(*query.shape[:-1], value.shape[-1], dtype=query.dtype)
+
+
+def test_attention_replaced_by_ones_own_kernel_is_counted_natively(monkeypatch) -> None:
+    pipe, arguments = stable_diffusion()
+    plain = observed(pipe, lambda: pipe(**arguments))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", my_attention)
+    profile = observed(pipe, lambda: pipe(**arguments))
+    assert torch.nn.functional.scaled_dot_product_attention is my_attention
+    assert profile.complete and profile.matmul_macs == plain.matmul_macs
+
+
+def test_attention_replaced_in_a_component_that_is_counted_in_the_run_is_reported(monkeypatch) -> None:
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", my_attention)
+
+    def attends(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(*[self.a(x)[None]] * 3)
+
+    profile = observed(CustomPipeline(component(attends)))
+    assert not profile.complete and "was replaced" in profile.uncounted[0]["reason"]
+
+
+def test_another_backend_of_diffusers_is_counted_natively(monkeypatch) -> None:
+    dispatch = pytest.importorskip("diffusers.models.attention_dispatch")
+    registry, name = dispatch._AttentionBackendRegistry, dispatch.AttentionBackendName.SAGE
+    case = ZOO["FluxPipeline"]
+    pipe = case.build()
+    arguments = case.arguments(pipe)
+    plain = observed(pipe, lambda: pipe(**arguments))
+    kernel = registry._backends[name]
+    # The kernel is not installed: what stands for it has its arguments, and works without PyTorch's operators.
+    monkeypatch.setitem(registry._backends, name, lambda query, key, value: my_attention(query, key, value))
+    monkeypatch.setitem(registry._supported_arg_names, name, {"query", "key", "value"})
+    assert kernel is not None
+    registry.set_active_backend(name)
+    try:
+        profile = observed(pipe, lambda: pipe(**arguments))
+        assert registry.get_active_backend()[0] is name
+    finally:
+        registry.set_active_backend(dispatch.AttentionBackendName.NATIVE)
+    assert profile.complete and profile.matmul_macs == plain.matmul_macs
+
+
 def test_adapters_come_and_go() -> None:
     def script(pipe, arguments):
         add_lora(pipe, "x")

@@ -235,7 +235,7 @@ def _cell_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Count
 
 
 RULES: dict[Any, Rule] = {
-    F.scaled_dot_product_attention: _attention_rule,
+    torch._C._nn.scaled_dot_product_attention: _attention_rule,
     F.multi_head_attention_forward: _multi_head_attention_rule,
     F.linear: _linear_rule,
     F.bilinear: _bilinear_rule,
@@ -276,6 +276,14 @@ for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
     RULES[getattr(torch._VF, _name)] = _recurrent_rule
 for _name in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
     RULES[getattr(torch._VF, _name)] = _cell_rule
+
+
+NATIVE_ATTENTION: Any = torch._C._nn.scaled_dot_product_attention
+
+
+def attention_is_replaced() -> bool:
+    """Whether somebody put a function of their own in the place of ``F.scaled_dot_product_attention``."""
+    return F.scaled_dot_product_attention is not NATIVE_ATTENTION
 
 
 class FunctionCounter(TorchFunctionMode):

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -249,10 +250,25 @@ def op_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
         return formula(*args, **kwargs)
     registered = flop_registry.get(packet)
     if registered is not None:
-        return registered(*args, **kwargs, out_val=out) // 2
+        if getattr(registered, "__code__", None) is not _ON_SHAPES:
+            return registered(*args, **kwargs, out_val=out) // 2
+        shapes = {name: _shapes(value) for name, value in kwargs.items()}
+        return registered.__wrapped__(*map(_shapes, args), **shapes, out_shape=_shapes(out)) // 2
     if getattr(func, "namespace", None) not in _KNOWN_NAMESPACES or packet.__name__ in _UNKNOWN_PRODUCTS:
         raise LookupError(op_name(func))
     return None
+
+
+#: the wrapper of the registry's formulas on shapes: its walk through trees of operands takes longer than the operator
+_ON_SHAPES = getattr(flop_counter.shape_wrapper(lambda: 0), "__code__", None)
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.shape
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_shapes, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 def is_composite(func: Any) -> bool:
