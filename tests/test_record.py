@@ -451,6 +451,30 @@ def test_a_change_between_two_generations_of_one_block(change) -> None:
     assert profile.generations == 2
 
 
+def test_the_scale_of_an_image_prompt_changes_between_generations_and_steps() -> None:
+    """A scale of 0 leaves the products of the image tokens out."""
+    case = ZOO["StableDiffusionPipeline[IP-Adapter]"]
+
+    def switch_off(pipe, step, timestep, values):
+        pipe.set_ip_adapter_scale(0.0)
+        return values
+
+    def script(pipe, arguments):
+        pipe(**arguments)
+        pipe.set_ip_adapter_scale(0.0)
+        pipe(**arguments)
+        pipe.set_ip_adapter_scale(1.0)
+        pipe(**arguments, callback_on_step_end=switch_off)
+
+    pipe = case.build()
+    arguments = case.arguments(pipe)
+    profile = observed(pipe, lambda: script(pipe, arguments))
+    pipe = case.build()
+    truth = count_real_call(lambda: script(pipe, case.arguments(pipe)), pipeline_modules(pipe))
+    assert profile.complete and profile.matmul_macs == truth.total
+    assert len({call.matmul_macs for call in profile.components["unet"].calls}) == 2
+
+
 @pytest.mark.parametrize("before", [1, 3, 9])
 @pytest.mark.parametrize("after", [1, 3, 9])
 def test_a_child_replaced_past_its_module_during_a_generation(before, after) -> None:
