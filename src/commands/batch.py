@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import _options
+
 if TYPE_CHECKING:
     from ..batch.plan import Costs
     from ..batch.runner import Progress
@@ -22,12 +24,7 @@ def run(
     spec: Annotated[
         Path, typer.Argument(help="YAML, JSON or CSV file that says what to generate; see docs/BATCH.md.")
     ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", "--output-dir", help="Folder for the results; outputs/<timestamp> if left out."
-        ),
-    ] = None,
+    output: _options.Output = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the batch in the folder, or start if there is none.")
     ] = False,
@@ -37,24 +34,20 @@ def run(
     model: Annotated[
         list[str] | None, typer.Option("--model", "-m", help="Model where the file names none; may be repeated.")
     ] = None,
-    profiling: Annotated[
-        bool | None, typer.Option("--profiling/--no-profiling", help="Count the compute of each image or not.")
-    ] = None,
+    profiling: _options.Profiling = None,
     tracker: Annotated[
         list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, mlflow, ...; may be repeated.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each process; one for small models if left out.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
-    weights: Annotated[
-        str, typer.Option(help="auto, or random: each model's structure with random weights.")
-    ] = "auto",
-    cpu_offload: Annotated[str | None, typer.Option(help="none, model or sequential; saves device memory.")] = None,
-    attention_slicing: Annotated[bool, typer.Option("--attention-slicing", help="Less memory, slower.")] = False,
-    vae_slicing: Annotated[bool, typer.Option("--vae-slicing", help="Decode image by image.")] = False,
-    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile.")] = False,
+    device: _options.Device = None,
+    dtype: _options.Dtype = None,
+    weights: _options.Weights = "auto",
+    cpu_offload: _options.CpuOffload = None,
+    attention_slicing: _options.AttentionSlicing = False,
+    vae_slicing: _options.VaeSlicing = False,
+    vae_tiling: _options.VaeTiling = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON object.")] = False,
 ) -> None:
     """Generate everything that SPEC asks for; with --resume, everything that is not there yet.
@@ -64,15 +57,9 @@ def run(
     from ..batch.spec import load_spec, requests_of
     from ..errors import DiffmeterError
 
-    load_options = {
-        "device": device,
-        "dtype": dtype,
-        "weights": weights,
-        "cpu_offload": cpu_offload,
-        "attention_slicing": attention_slicing or None,
-        "vae_slicing": vae_slicing or None,
-        "vae_tiling": vae_tiling or None,
-    }
+    load_options = _options.load_options(
+        device, dtype, weights, cpu_offload, attention_slicing, vae_slicing, vae_tiling
+    )
     try:
         loaded = load_spec(spec, model or [])
         requests = requests_of(loaded, str(spec))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import _options
+
 if TYPE_CHECKING:
     from ..inference import GeneratedImage
 
@@ -34,22 +36,15 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first image; the others count on. Random.")] = None,
     num_images: Annotated[int, typer.Option("--num-images", "-n", help="Number of images.")] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", "--output-dir", help="Folder for the results; outputs/<timestamp> if left out."
-        ),
-    ] = None,
-    profiling: Annotated[
-        bool | None, typer.Option("--profiling/--no-profiling", help="Count the compute of each image or not.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")] = None,
-    weights: Annotated[str, typer.Option(help="auto, or random: the model's structure with random weights.")] = "auto",
-    cpu_offload: Annotated[str | None, typer.Option(help="none, model or sequential; saves device memory.")] = None,
-    attention_slicing: Annotated[bool, typer.Option("--attention-slicing", help="Less memory, slower.")] = False,
-    vae_slicing: Annotated[bool, typer.Option("--vae-slicing", help="Decode image by image.")] = False,
-    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile.")] = False,
+    output: _options.Output = None,
+    profiling: _options.Profiling = None,
+    device: _options.Device = None,
+    dtype: _options.Dtype = None,
+    weights: _options.Weights = "auto",
+    cpu_offload: _options.CpuOffload = None,
+    attention_slicing: _options.AttentionSlicing = False,
+    vae_slicing: _options.VaeSlicing = False,
+    vae_tiling: _options.VaeTiling = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON list, one object an image.")] = False,
 ) -> None:
     """Generate images with a model and write them with their compute profile."""
@@ -62,15 +57,9 @@ def run(
     if num_images < 1:
         raise InputError(f"the number of images must be at least 1, not {num_images}.")
     chosen = model or model_option or DEFAULT_MODEL
-    load_options = {
-        "device": device,
-        "dtype": dtype,
-        "weights": weights,
-        "cpu_offload": cpu_offload,
-        "attention_slicing": attention_slicing or None,
-        "vae_slicing": vae_slicing or None,
-        "vae_tiling": vae_tiling or None,
-    }
+    load_options = _options.load_options(
+        device, dtype, weights, cpu_offload, attention_slicing, vae_slicing, vae_tiling
+    )
     first_seed = secrets.randbelow(2**32) if seed is None else seed
     request = {
         "prompt": prompt,
