@@ -69,7 +69,7 @@ def build(component: str, device: str) -> tuple[Any, dict[str, Any]]:
     import torch
 
     from diffmeter import catalog
-    from diffmeter.blueprint import component_type
+    from diffmeter.loading.blueprint import component_type
 
     def from_catalog(model_id: str, name: str) -> Any:
         entry = catalog.find(model_id)
@@ -201,9 +201,9 @@ def counter(tool: str, model: Any, inputs: dict[str, Any]) -> Callable[[], int]:
         return profiler
 
     from diffmeter.record import TwinCounts
-    from diffmeter.signature import freeze
-    from diffmeter.structure import Structure
-    from diffmeter.twin import build_twin
+    from diffmeter.twins.building import build_twin
+    from diffmeter.watching.signature import freeze
+    from diffmeter.watching.structure import Structure
 
     return lambda: TwinCounts(build_twin(Structure(model))).get("forward", freeze((), inputs)).count.matmul_macs
 

@@ -26,11 +26,11 @@ import torch
 import transformers
 
 from diffmeter import catalog
-from diffmeter.blueprint import component_type
 from diffmeter.counters.module_rules import module_macs, thop_distribution
 from diffmeter.counters.tally import Count
+from diffmeter.loading.blueprint import component_type
 from diffmeter.record import TwinCounts
-from diffmeter.signature import freeze
+from diffmeter.watching.signature import freeze
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data" / "published.json"

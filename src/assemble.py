@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .counters.functional import WEIGHT_CLASSES
-from .live import class_of_operator
 from .profile import CallProfile, ComponentProfile, ComputeProfile, Conditions, TimelineEntry
-from .signature import TensorSpec
+from .watching.live import class_of_operator
+from .watching.signature import TensorSpec
 
 if TYPE_CHECKING:
     from .record import CallRecord, DirectProducts, Parts, Recorder

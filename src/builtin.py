@@ -482,7 +482,7 @@ def compare_counters(
     Raises:
         InputError: no input, or a class in ``closed_form`` that is none of the three.
     """
-    from .live import LiveCount
+    from .watching.live import LiveCount
 
     unknown = set(closed_form or ()) - set(OP_CLASSES)
     if unknown:

@@ -22,14 +22,14 @@ from torch import nn
 
 from .assemble import build_profile, describe_pipeline
 from .errors import CountError, DiffmeterError, InputError
-from .live import OutsideCalls
 from .profile import ComputeProfile
-from .provenance import foreign_code
-from .record import Recorder, TwinCounts, _uncompiled, parts_of
-from .replay import random_state_kept
-from .signature import freeze, map_leaves
-from .structure import Structure, WriteWatch
-from .twin import build_twin, why_untrusted
+from .record import Recorder, TwinCounts, parts_of, uncompiled
+from .twins.building import build_twin, why_untrusted
+from .twins.replay import random_state_kept
+from .watching.live import OutsideCalls
+from .watching.provenance import foreign_code
+from .watching.signature import freeze, map_leaves
+from .watching.structure import Structure, WriteWatch
 
 logger = logging.getLogger(__name__)
 
@@ -278,11 +278,11 @@ class Rehearsal(Recorder):
         self._pictures: dict[str, Structure] = {}
         self._unknowable: dict[str, str] = {}
         for name, module in original.components.items():
-            twin = self._stand_in(name, _uncompiled(module), owned)
+            twin = self._stand_in(name, uncompiled(module), owned)
             stand_ins[id(module)] = twin
         stand_in = _stand_in_pipeline(pipe, stand_ins)
         for name, module in original.components.items():
-            _bring_back_cache(self._counts[name], _uncompiled(module), stand_ins)
+            _bring_back_cache(self._counts[name], uncompiled(module), stand_ins)
         super().__init__(stand_in)
         self.outside = HostTensors(self._busy, self._on_direct_product)
 
@@ -384,7 +384,7 @@ def _zeros(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _first_tensor(output: Any) -> torch.Tensor | None:
-    from .signature import iter_tensors
+    from .watching.signature import iter_tensors
 
     return next(iter_tensors(output), None)
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import blueprint as _blueprint
-from . import catalog, config, hub, weights_check
+from . import catalog, config
 from .errors import InputError, ModelLoadError
+from .loading import blueprint as _blueprint
+from .loading import hub, weights_check
 
 if TYPE_CHECKING:
     import torch

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from . import intercept
 from .counters.tally import Count
 from .errors import CountError, DiffmeterError, InputError
-from .live import LiveCount, OutsideCalls, outermost_module
-from .provenance import foreign_code
-from .replay import Replay, random_state_kept, replay
-from .signature import Frozen, freeze, iter_tensors
-from .structure import Structure, WriteWatch
-from .twin import build_twin, why_untrusted
+from .twins.building import build_twin, why_untrusted
+from .twins.replay import Replay, random_state_kept, replay
+from .watching import intercept
+from .watching.live import LiveCount, OutsideCalls, outermost_module
+from .watching.provenance import foreign_code
+from .watching.signature import Frozen, freeze, iter_tensors
+from .watching.structure import Structure, WriteWatch
 
 if TYPE_CHECKING:
     from .profile import ComputeProfile
@@ -425,7 +425,7 @@ class Observation(Recorder):
                 self._doubt(name, structure)
 
     def _picture(self, name: str, module: nn.Module) -> Structure:
-        structure = self._structures[name] = Structure(_uncompiled(module))
+        structure = self._structures[name] = Structure(uncompiled(module))
         self._untrusted[id(structure)] = why_counted_in_run(structure)
         return structure
 
@@ -550,7 +550,7 @@ def _has_fused_layers(structure: Structure) -> bool:
     return structure.scripted is not None or structure.has_class(*fused)
 
 
-def _uncompiled(module: nn.Module) -> nn.Module:
+def uncompiled(module: nn.Module) -> nn.Module:
     inside = getattr(module, "_orig_mod", None)
     return inside if isinstance(inside, nn.Module) else module
 

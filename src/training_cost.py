@@ -33,10 +33,10 @@ from .counters.op_level import op_name
 from .dryrun import Rehearsal, rehearse
 from .errors import CountError, InputError
 from .record import parts_of
-from .replay import replay
-from .signature import Frozen, freeze, iter_tensors
-from .structure import Structure
-from .twin import build_twin
+from .twins.building import build_twin
+from .twins.replay import replay
+from .watching.signature import Frozen, freeze, iter_tensors
+from .watching.structure import Structure
 
 Method = Literal["full", "lora"]
 METHODS = ("full", "lora")

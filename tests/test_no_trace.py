@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as nn_module
 
-from diffmeter import dry_run, intercept, observe
+from diffmeter import dry_run, observe
+from diffmeter.watching import intercept
 from tests.custom import CustomPipeline, component
 from tests.zoo import ZOO
 

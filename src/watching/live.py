@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from .counters.functional import (
+from ..counters.functional import (
     ATTENTION,
     CONV,
     LINEAR,
@@ -23,9 +23,9 @@ from .counters.functional import (
     FunctionCounter,
     attention_is_replaced,
 )
-from .counters.module_rules import ModuleCounter
-from .counters.op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
-from .counters.tally import Count
+from ..counters.module_rules import ModuleCounter
+from ..counters.op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
+from ..counters.tally import Count
 from .structure import OwnHooks
 
 

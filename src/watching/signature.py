@@ -23,7 +23,7 @@ INTEGER_VALUES_LIMIT = 1 << 16
 FLOAT_VALUES_LIMIT = 16
 
 _TORCH_ATOMS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
-_ATOMS = (int, float, complex, str, bytes, bool, type(None), *_TORCH_ATOMS)
+ATOMS = (int, float, complex, str, bytes, bool, type(None), *_TORCH_ATOMS)
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +88,7 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
                 spec = seen[id(value)] = TensorSpec.of(value)
                 tensors.append(spec)
             return spec, spec.key
-        if isinstance(value, _ATOMS):
+        if isinstance(value, ATOMS):
             return value, (type(value).__name__, value)
         if isinstance(value, (list, tuple)):
             pairs = [walk(item) for item in value]
@@ -183,7 +183,7 @@ def map_leaves(
     result: Any = value
     if isinstance(value, kind):
         result = change(value)
-    elif isinstance(value, _ATOMS):
+    elif isinstance(value, ATOMS):
         return value
     elif isinstance(value, (list, tuple)):
         result = _rebuild_sequence(value, [map_leaves(item, kind, change, memo, fresh=fresh) for item in value])

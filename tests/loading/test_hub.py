@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from diffmeter import hub, model_manager
+from diffmeter import model_manager
 from diffmeter.errors import ModelLoadError, ModelNotFoundError
+from diffmeter.loading import hub
 from tests.hub_server import Fault, HubServer, Repository
 
 MODEL = "acme/tiny-pipeline"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffmeter.provenance import foreign_code
-from diffmeter.structure import OwnHooks, Structure, WriteWatch
+from diffmeter.watching.provenance import foreign_code
+from diffmeter.watching.structure import OwnHooks, Structure, WriteWatch
 
 
 class Processor:
@@ -100,7 +100,7 @@ def test_a_thorough_look_finds_at_once_what_quick_ones_missed() -> None:
     picture = Structure(net)
     assert picture.same(quick=True) and picture.same() and picture.same(quick=True)
     net.b._modules["0"] = nn.Identity()
-    assert not picture.same_children() and picture.late == 1
+    assert not picture.same_contents() and picture.late == 1
 
 
 def test_hooks_of_this_package_are_no_change(monkeypatch) -> None:

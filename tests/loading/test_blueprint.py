@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffmeter import blueprint, catalog
+from diffmeter import catalog
 from diffmeter.errors import ModelLoadError
+from diffmeter.loading import blueprint
 from diffmeter.model_manager import build_pipeline_without_weights, default_call_arguments, entry_blueprint
 
 TINY_UNET = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from diffmeter.errors import ModelLoadError
-from diffmeter.weights_check import check_folder, file_problem, reason, weight_files
+from diffmeter.loading.weights_check import check_folder, file_problem, reason, weight_files
 
 
 @pytest.fixture

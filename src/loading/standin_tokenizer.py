@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from .errors import InputError
+from ..errors import InputError
 
 WORD = "<word>"
 

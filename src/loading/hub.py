@@ -21,8 +21,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ..errors import DiffmeterError, ModelLoadError, ModelNotFoundError
 from .blueprint import Blueprint, ComponentBlueprint, component_type, pipeline_type
-from .errors import DiffmeterError, ModelLoadError, ModelNotFoundError
 
 logger = logging.getLogger(__name__)
 

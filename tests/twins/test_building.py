@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffmeter.structure import Structure
-from diffmeter.twin import build_twin, why_untrusted
+from diffmeter.twins.building import build_twin, why_untrusted
+from diffmeter.watching.structure import Structure
 from tests.zoo import ZOO
 
 

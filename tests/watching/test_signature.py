@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffmeter.signature import TensorSpec, freeze, iter_tensors, map_leaves
+from diffmeter.watching.signature import TensorSpec, freeze, iter_tensors, map_leaves
 
 
 def key(*args, **kwargs):

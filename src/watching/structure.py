@@ -26,22 +26,22 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from .signature import _ATOMS, TensorSpec
+from .signature import ATOMS, TensorSpec
 
 #: attributes that every module has
-_BASE_KEYS = frozenset(nn.Module().__dict__)
+BASE_KEYS = frozenset(nn.Module().__dict__)
 _HOOK_KEYS = ("_forward_hooks", "_forward_pre_hooks")
 _NO_HOOKS: dict[str, dict[int, Any]] = {}
 #: attributes that say that a forward is not simply the class's
 _ALTERED_KEYS = ("forward", "_hf_hook", "_diffusers_hook")
-_ATOM_TYPES = frozenset(_ATOMS)
+ATOM_TYPES = frozenset(ATOMS)
 #: configurations: shared with the twin, never written by a forward
-_SHARED_KEYS = frozenset({"config", "_internal_dict", "generation_config"})
-_UNINTERESTING = _BASE_KEYS | _SHARED_KEYS
+SHARED_KEYS = frozenset({"config", "_internal_dict", "generation_config"})
+UNINTERESTING = BASE_KEYS | SHARED_KEYS
 #: in how many quick looks every table of children is compared once
 _TURNS = 8
 #: torch's own layers: most of a model, and pictured only when one of them is about to be written to
-_PLAIN_MODULES = frozenset(
+PLAIN_MODULES = frozenset(
     {nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.SiLU, nn.GELU, nn.Dropout, nn.Conv2d, nn.ModuleList, nn.Sequential}
     | {nn.Conv1d, nn.Conv3d, nn.Embedding, nn.Identity, nn.RMSNorm, nn.ModuleDict}
 )
@@ -144,7 +144,7 @@ def _hooks_made() -> int:
 
 def _before_write(module: nn.Module) -> None:
     WriteWatch.count += 1
-    if type(module) in _PLAIN_MODULES:
+    if type(module) in PLAIN_MODULES:
         for structure in list(_pictures):
             structure.keep(module)
 
@@ -250,7 +250,7 @@ class Structure:
                 stack.extend(child for child in children.values() if child is not None)
             hooked = values["_forward_hooks"] or values["_forward_pre_hooks"]
             altered = hooked or any(key in values for key in _ALTERED_KEYS)
-            if altered or type(module) not in _PLAIN_MODULES:
+            if altered or type(module) not in PLAIN_MODULES:
                 part = self._kept[id(module)] = Part(module)
                 if altered:
                     self.altered.append(part)
@@ -258,11 +258,11 @@ class Structure:
 
     def _look_into(self, part: Part) -> None:
         attributes = part.attributes
-        for name in [n for n, v in attributes.items() if type(v) not in _ATOM_TYPES and n not in _UNINTERESTING]:
+        for name in [n for n, v in attributes.items() if type(v) not in ATOM_TYPES and n not in UNINTERESTING]:
             value = attributes[name]
             if isinstance(value, torch.Tensor):  # a picture keeps no activation alive
                 attributes[name] = TensorSpec.of(value)
-            elif type(value) in _CONTAINERS:
+            elif type(value) in CONTAINERS:
                 attributes[name] = copied = _copy_container(value)
                 self._containers.append((value, copied))
             elif hasattr(value, "__dict__") and not callable(getattr(value, "__func__", None)):
@@ -329,7 +329,7 @@ def _shapes_of(weights: list[torch.Tensor]) -> list[Any]:
         return [getattr(weight, "shape", None) for weight in weights if not is_lazy(weight)]
 
 
-_CONTAINERS = frozenset({list, dict, set, collections.OrderedDict, collections.defaultdict, collections.deque})
+CONTAINERS = frozenset({list, dict, set, collections.OrderedDict, collections.defaultdict, collections.deque})
 _pictures: weakref.WeakSet[Structure] = weakref.WeakSet()
 
 
@@ -338,13 +338,13 @@ def _copy_container(value: Any) -> Any:
         return {name: _copy_container(item) for name, item in value.items()}
     if type(value) is list:
         return [_copy_container(item) for item in value]
-    return value.copy() if type(value) in _CONTAINERS else value
+    return value.copy() if type(value) in CONTAINERS else value
 
 
 def _same_part(a: Part, b: Part) -> bool:
     if a.module is not b.module or a.cls is not b.cls or a.modules != b.modules or a.hooks != b.hooks:
         return False
-    return _same_values(a.attributes, b.attributes, skip=_BASE_KEYS - {"training"}) and all(
+    return _same_values(a.attributes, b.attributes, skip=BASE_KEYS - {"training"}) and all(
         (mine is None) == (theirs is None) and (mine is None or theirs is None or mine.shape == theirs.shape)
         for mine, theirs in zip(a.parameters.values(), b.parameters.values(), strict=False)
     )
@@ -365,6 +365,6 @@ def _same_value(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(x is y or _same_value(x, y) for x, y in zip(a, b, strict=False))
     if isinstance(a, dict):
         return _same_values(a, b)
-    if isinstance(a, (*_ATOMS, set, collections.deque)):
+    if isinstance(a, (*ATOMS, set, collections.deque)):
         return bool(a == b)
     return False

@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from .counters.functional import NATIVE_ATTENTION, FunctionCounter, attention_is_replaced
-from .counters.module_rules import ModuleCounter
-from .counters.op_level import DispatchMode, OpTally
-from .counters.tally import Count
-from .errors import CountError
+from ..counters.functional import NATIVE_ATTENTION, FunctionCounter, attention_is_replaced
+from ..counters.module_rules import ModuleCounter
+from ..counters.op_level import DispatchMode, OpTally
+from ..counters.tally import Count
+from ..errors import CountError
+from ..watching.signature import Frozen, TensorSpec
+from ..watching.structure import ATOM_TYPES, CONTAINERS, SHARED_KEYS, OwnHooks, no_garbage_collection
 from .meta_results import call_on_meta
-from .signature import _ATOMS, Frozen, TensorSpec
-from .structure import _CONTAINERS, _SHARED_KEYS, OwnHooks, no_garbage_collection
 
 #: results up to this many elements are computed for real while all their inputs are known
 KNOWN_LIMIT = 1 << 20
@@ -427,9 +427,9 @@ class _Held:
         items: Any = container.items() if isinstance(container, dict) else enumerate(container)
         for name, item in items:
             kind = type(item)
-            if kind in _ATOM_TYPES or (isinstance(name, str) and name in _SHARED_KEYS):
+            if kind in ATOM_TYPES or (isinstance(name, str) and name in SHARED_KEYS):
                 continue
-            if kind in _CONTAINERS:
+            if kind in CONTAINERS:
                 self._keep(item, depth - 1)
             elif isinstance(item, torch.Tensor):
                 if not item.is_meta:
@@ -448,7 +448,6 @@ class _Held:
             tensor.copy_(kept)
 
 
-_ATOM_TYPES = frozenset(_ATOMS)
 _NO_STATE = (type, torch.nn.Module, types.FunctionType, types.MethodType)
 
 

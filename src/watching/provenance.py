@@ -19,12 +19,12 @@ from torch import nn
 
 from . import intercept
 from .signature import TensorSpec
-from .structure import _ATOM_TYPES, _PLAIN_MODULES, _UNINTERESTING, Structure, WriteWatch
+from .structure import ATOM_TYPES, PLAIN_MODULES, UNINTERESTING, Structure, WriteWatch
 
 #: libraries whose modules decide their work by their structure and their arguments alone
 _KNOWN_LIBRARIES = frozenset({"torch", "diffusers", "transformers", "accelerate", "peft", "huggingface_hub"})
 _STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
-_HARMLESS = _ATOM_TYPES | {TensorSpec, torch.Tensor, nn.Parameter}
+_HARMLESS = ATOM_TYPES | {TensorSpec, torch.Tensor, nn.Parameter}
 #: what was found in a class, with the identities of all that it held then: a method may be replaced any time
 _verdicts: weakref.WeakKeyDictionary[type, tuple[tuple[int, ...], str | None]] = weakref.WeakKeyDictionary()
 
@@ -39,14 +39,14 @@ def foreign_code(structure: Structure) -> str | None:
         return f"compiled code of {structure.scripted}"
     checked: set[type] = set()
     holders = [(part.cls, part.attributes) for part in structure.parts_with_state]
-    for cls in (*_PLAIN_MODULES, *(cls for cls, _ in holders)):
+    for cls in (*PLAIN_MODULES, *(cls for cls, _ in holders)):
         name = _foreign_class(cls, checked)
         if name is not None:
             return name
     holders += [(type(helper), attributes) for helper, attributes in structure.helpers.values()]
     for cls, attributes in holders:
         for attribute, value in attributes.items():
-            if type(value) in _HARMLESS or attribute in _UNINTERESTING:
+            if type(value) in _HARMLESS or attribute in UNINTERESTING:
                 continue
             for item in _held(value):
                 name = _foreign_value(item, checked)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffmeter import meta_results
-from diffmeter.meta_results import call_on_meta
+from diffmeter.twins import meta_results
+from diffmeter.twins.meta_results import call_on_meta
 
 aten = torch.ops.aten
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffmeter import intercept
+from diffmeter.watching import intercept
 
 
 class Watcher:

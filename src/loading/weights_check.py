@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelLoadError
+from ..errors import ModelLoadError
 
 # The format allows headers of up to 100 MB; see https://github.com/huggingface/safetensors#format
 _MAX_HEADER_BYTES = 100_000_000

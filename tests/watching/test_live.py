@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
 
-from diffmeter.live import LiveCount, OutsideCalls, class_of_operator, outermost_module
+from diffmeter.watching.live import LiveCount, OutsideCalls, class_of_operator, outermost_module
 from tests.custom import component
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from diffmeter.errors import CountError
-from diffmeter.replay import UNKNOWN_VALUE, random_state_kept, replay
-from diffmeter.signature import freeze
-from diffmeter.structure import Structure
-from diffmeter.twin import build_twin
+from diffmeter.twins.building import build_twin
+from diffmeter.twins.replay import UNKNOWN_VALUE, random_state_kept, replay
+from diffmeter.watching.signature import freeze
+from diffmeter.watching.structure import Structure
 
 
 def run(forward, *args, forget: bool = False, **attributes):

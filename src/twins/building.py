@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .signature import _ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
-from .structure import _BASE_KEYS, _SHARED_KEYS, Part, Structure, no_garbage_collection
+from ..watching.signature import ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
+from ..watching.structure import BASE_KEYS, SHARED_KEYS, Part, Structure, no_garbage_collection
 
 logger = logging.getLogger(__name__)
 
@@ -169,9 +169,9 @@ def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
             continue
         if name in _HOOK_TABLES:
             values[name] = collections.OrderedDict()
-        elif name in _BASE_KEYS:
+        elif name in BASE_KEYS:
             values[name] = set(value) if isinstance(value, set) else value
-        elif isinstance(value, _ATOMS) or name in _SHARED_KEYS:
+        elif isinstance(value, ATOMS) or name in SHARED_KEYS:
             values[name] = value
         else:
             values[name] = _copy(value, memo)
@@ -191,7 +191,7 @@ def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, _ATOMS):
+    if isinstance(value, ATOMS):
         return value
     value = getattr(value, "_torchdynamo_orig_callable", value)  # what was compiled: a method is bound to the twin
     known = memo.get(id(value))

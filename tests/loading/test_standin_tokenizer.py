@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from diffmeter.errors import InputError
-from diffmeter.standin_tokenizer import make_standin_tokenizer, prompt_of_tokens
+from diffmeter.loading.standin_tokenizer import make_standin_tokenizer, prompt_of_tokens
 
 CLIP = SimpleNamespace(vocab_size=49408, eos_token_id=2, max_position_embeddings=77)
 
