@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffmeter import catalog, dry_run, get_model_manager, observe
+from diffmeter.twins import meta_results
 
 FLUX = "black-forest-labs/FLUX.1-dev"
 SD21 = "stabilityai/stable-diffusion-2-1-base"
@@ -115,10 +116,13 @@ def recording_a_large_component(repeats: int) -> dict[str, float]:
         "guidance": torch.ones(1),
     }
     loop = Loop(transformer)
-    averages = []
+    averages, entering = [], []
     for _ in range(repeats):
         noting: list[float] = []
-        with observe(loop) as run:
+        block = observe(loop)
+        start = time.perf_counter()
+        with block as run:
+            entering.append(time.perf_counter() - start)
             begin = run._begin
 
             def timed_begin(*call: Any, begin: Any = begin, noting: list[float] = noting) -> Any:
@@ -131,11 +135,18 @@ def recording_a_large_component(repeats: int) -> dict[str, float]:
             loop(30, inputs)
         averages.append(sum(noting) / 30)
     modules = sum(1 for _ in transformer.modules())
-    return {"milliseconds_per_call": 1000 * statistics.median(averages), "modules": modules}
+    return {
+        "milliseconds_per_call": 1000 * statistics.median(averages),
+        "milliseconds_of_entering_the_block": 1000 * statistics.median(entering),
+        "modules": modules,
+    }
 
 
 def dry_run_of_flux(repeats: int) -> dict[str, float]:
-    """A dry run of the whole pipeline against plain meta forwards of its transformer, encoders and decoder."""
+    """A dry run of the whole pipeline against plain meta forwards of its transformer, encoders and decoder.
+
+    Results of operators that earlier dry runs met are forgotten before each.
+    """
     pipe = get_model_manager().load_model(FLUX, weights="none")
     with torch.device("meta"):
         transformer_inputs = {
@@ -164,6 +175,7 @@ def dry_run_of_flux(repeats: int) -> dict[str, float]:
         transformer(), rest()  # warm up
         for _ in range(repeats):
             one, others = timed(transformer), timed(rest)
+            meta_results.forget()
             dry = timed(lambda: dry_run(pipe, prompt="a photo", height=1024, width=1024, num_inference_steps=28))
             ratios.append((dry - others) / one)
             dry_times.append(dry)

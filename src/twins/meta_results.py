@@ -52,6 +52,11 @@ def call_on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return out
 
 
+def forget() -> None:
+    """Forget every result, as in a fresh process."""
+    _known.clear()
+
+
 def _is_repeatable(func: Any) -> bool:
     schema = getattr(func, "_schema", None)
     found = (

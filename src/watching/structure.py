@@ -193,7 +193,7 @@ class Structure:
         self._children: dict[int, dict[str, nn.Module | None]] = {}
         self._child_tables: list[dict[str, nn.Module | None]] = []  # the modules' own, not copies
         self._child_values: list[tuple[nn.Module | None, ...]] = []
-        self._weights: list[torch.Tensor] = []
+        self._weight_tables: list[dict[str, torch.Tensor | None]] = []  # the tables: weights themselves may go
         self._quick_looks = 0  # since all tables were compared at once
         self._forwards: dict[type, Any] = {}
         self.scripted: str | None = None
@@ -201,7 +201,7 @@ class Structure:
         self._containers: list[tuple[Any, Any]] = []
         with no_garbage_collection():
             self._picture()
-            self._shapes = _shapes_of(self._weights)
+            self._shapes = _shapes_in(self._weight_tables)
         _pictures.add(self)
 
     @property
@@ -241,7 +241,8 @@ class Structure:
             cls: Any = _public_class(type(module))
             self._forwards[cls] = cls.forward
             values = module.__dict__
-            self._weights += [weight for weight in values["_parameters"].values() if weight is not None]
+            if values["_parameters"]:
+                self._weight_tables.append(values["_parameters"])
             children = values["_modules"]
             if children:
                 self._children[id(module)] = children.copy()
@@ -306,7 +307,7 @@ class Structure:
             self.late = min(self._quick_looks - quick, _TURNS - 1)
             return False
         if not quick:
-            if _shapes_of(self._weights) != self._shapes:  # ``weight.data = ...``: what it was before is gone
+            if _shapes_in(self._weight_tables) != self._shapes:  # ``weight.data = ...``: what it was before is gone
                 self.late = sys.maxsize
                 return False
             self._quick_looks = 0
@@ -322,11 +323,12 @@ class Structure:
         ) and all(_same_values(self.helpers[key][1], kept) for key, (_, kept) in other.helpers.items())
 
 
-def _shapes_of(weights: list[torch.Tensor]) -> list[Any]:
+def _shapes_in(tables: list[dict[str, torch.Tensor | None]]) -> list[Any]:
+    weights = [weight for table in tables for weight in table.values() if weight is not None]
     try:
         return [weight.shape for weight in weights]
     except RuntimeError:  # one that has no shape yet
-        return [getattr(weight, "shape", None) for weight in weights if not is_lazy(weight)]
+        return [None if is_lazy(weight) else weight.shape for weight in weights]
 
 
 CONTAINERS = frozenset({list, dict, set, collections.OrderedDict, collections.defaultdict, collections.deque})
