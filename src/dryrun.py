@@ -14,7 +14,7 @@ import os
 import time
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ from torch import nn
 from .assemble import build_profile, describe_pipeline
 from .errors import CountError, DiffmeterError, InputError
 from .profile import ComputeProfile
-from .record import Recorder, TwinCounts, parts_of, uncompiled
+from .record import CallRecord, Recorder, TwinCounts, parts_of, uncompiled
 from .twins.building import build_twin, why_untrusted
-from .twins.replay import random_state_kept
+from .twins.replay import READS, random_state_kept
 from .watching.live import OutsideCalls
 from .watching.provenance import foreign_code
 from .watching.signature import freeze, map_leaves
@@ -173,7 +173,10 @@ def _dry_run_of_model(
 ) -> ComputeProfile:
     from .model_manager import default_call_arguments
 
-    arguments = {**default_call_arguments(model, pipe, given), **given}
+    arguments = dict(given)
+    if _wants_a_prompt(inspect.signature(type(pipe).__call__).parameters, given):
+        arguments["prompt"] = "a photo"
+    arguments = {**default_call_arguments(model, pipe, arguments), **arguments}
     return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model), known=known)
 
 
@@ -284,7 +287,8 @@ class Rehearsal(Recorder):
         for name, module in original.components.items():
             _bring_back_cache(self._counts[name], uncompiled(module), stand_ins)
         super().__init__(stand_in)
-        self.outside = HostTensors(self._busy, self._on_direct_product)
+        self._doubts: list[tuple[str, str]] = []
+        self.outside = HostTensors(self._busy, self._on_direct_product, self._unknown_way)
 
     def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
         structure = Structure(module)
@@ -328,10 +332,23 @@ class Rehearsal(Recorder):
             record.failure = self._unknowable[name]
         else:
             record.take(counted)
+        if counted.assumed and _holds_numbers(counted.output):
+            self._unknown_way(f"{method} returned a number that only a real run knows")
         output = map_leaves(counted.output, torch.Tensor, _zeros)
         first = _first_tensor(output)
         record.output_shape = None if first is None else tuple(first.shape)
         return output
+
+    def _unknown_way(self, why: str) -> None:
+        """From here on the pipeline may do something else in a real run: to be noted as soon as it calls again."""
+        note = (self._last_component or self.facts.pipeline, why)
+        if note not in self._doubts and note not in self.notes:
+            self._doubts.append(note)
+
+    def new_call(self, *call: Any) -> CallRecord:
+        self.notes += self._doubts
+        self._doubts.clear()
+        return super().new_call(*call)
 
     def _current_counts(self, name: str, twin: nn.Module) -> TwinCounts:
         """The counts that hold for a stand-in as it is now: the pipeline may have changed it since the last call."""
@@ -344,9 +361,33 @@ class Rehearsal(Recorder):
 
 
 class HostTensors(OutsideCalls):
-    """Keeps the pipeline's own code on small CPU tensors, also where it reads a weight or enters a submodule."""
+    """Keeps the pipeline's own code on small CPU tensors, also where it reads a weight or enters a submodule.
+
+    What a stand-in returned, and everything computed from it, has values that mean nothing: ``unknown`` is told when
+    the pipeline looks at one.
+    """
+
+    def __init__(
+        self, busy: Callable[[], bool], found: Callable[[str, int | None], None], unknown: Callable[[str], None]
+    ) -> None:
+        super().__init__(busy, found)
+        self._unknown = unknown
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not any(map(_is_stand_in, _tensors((*args, *kwargs.values())))):
+            return self._run(func, args, kwargs)
+        if func in READS:
+            self._unknown("the pipeline looks at a value that only a real run knows")
+        out = self._run(func, args, kwargs)
+        for tensor in _tensors((out,)):
+            _mark(tensor)
+        if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
+            _mark(args[0])
+            if args[0]._base is not None:
+                _mark(args[0]._base)
+        return out
+
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "meta":
             kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -379,8 +420,30 @@ def _as_meta(tensor: torch.Tensor) -> torch.Tensor:
 def _zeros(tensor: torch.Tensor) -> torch.Tensor:
     """What a pipeline gets for a tensor that a twin returned."""
     if tensor.is_meta:
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        return _mark(torch.zeros(tensor.shape, dtype=tensor.dtype))
     return tensor.clone()
+
+
+def _mark(tensor: torch.Tensor) -> torch.Tensor:
+    """Note that the values of a tensor mean nothing."""
+    tensor._diffmeter_stand_in = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def _is_stand_in(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "_diffmeter_stand_in")
+
+
+def _holds_numbers(output: Any) -> bool:
+    """Whether there is a number among what a call returned that is no tensor.
+
+    A boolean is none: verdicts such as a safety checker's decide about pictures, not about work.
+    """
+    if isinstance(output, (int, float)):
+        return not isinstance(output, bool)
+    if isinstance(output, Mapping):
+        return any(map(_holds_numbers, output.values()))
+    return isinstance(output, (list, tuple)) and any(map(_holds_numbers, output))
 
 
 def _first_tensor(output: Any) -> torch.Tensor | None:
@@ -495,8 +558,7 @@ def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{type(pipe).__name__} takes no argument {unknown[0]!r}: it takes {allowed}.")
     arguments = map_leaves(dict(given), torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
     arguments = map_leaves(arguments, torch.Generator, _copied_generator)
-    prompts = [name for name in parameters if name in ("prompt", "prompt_embeds", "caption", "text_embeddings")]
-    if "prompt" in parameters and not any(arguments.get(name) is not None for name in prompts):
+    if _wants_a_prompt(parameters, arguments):
         arguments["prompt"] = "a photo"
     for name, parameter in parameters.items():
         if name in arguments or name == "self" or parameter.default is not parameter.empty:
@@ -508,6 +570,19 @@ def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"{type(pipe).__name__} needs {name!r}: pass it as an argument.")
         arguments[name] = stand_in
     return arguments
+
+
+def _wants_a_prompt(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> bool:
+    """Whether a prompt is to be stood in for: none is given, nor an image to start from where one does without."""
+    prompt = parameters.get("prompt")
+    others = ("prompt", "prompt_embeds", "caption", "text_embeddings")
+    if prompt is None or any(given.get(name) is not None for name in others):
+        return False
+    has_input = any(value is not None for name, value in given.items() if any(kind in name for kind in _INPUTS))
+    return prompt.default is prompt.empty or not has_input
+
+
+_INPUTS = ("image", "video", "audio")
 
 
 def _required_argument(name: str, arguments: Mapping[str, Any]) -> Any:

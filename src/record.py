@@ -265,6 +265,11 @@ class Recorder:
     def _on_direct_product(self, operator: str, macs: int | None) -> None:
         module = outermost_module(self._belongs, self._entries, Recorder._on_generation.__code__)
         if module is None:
+            if _in_backward():
+                component = self._last_component or type(self.pipe).__name__
+                note = (component, "products of a backward pass are not counted")
+                if note not in self.notes:
+                    self.notes.append(note)
             return
         component, path = self._owners.get(id(module)) or (type(module).__name__, type(module).__name__)
         if component not in self.parts.components:
@@ -289,6 +294,10 @@ class Recorder:
 
 
 _FORWARDS = ("forward", "_call_impl", "_slow_forward")
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 @functools.cache

@@ -131,3 +131,72 @@ def test_a_component_changed_by_the_pipeline_itself() -> None:
     profile = dry_run(CustomPipeline(net, script))
     assert profile.complete and profile.matmul_macs == 3 * 128
     assert len(net) == 1
+
+
+UNKNOWN = "the pipeline looks at a value that only a real run knows"
+
+
+def test_a_pipeline_that_goes_its_way_by_what_a_component_returned() -> None:
+    def script(pipe):
+        x = torch.ones(2, 8)
+        while (x := pipe.net(x)).sum() > 1:
+            x = x * 0.5
+
+    profile = dry_run(CustomPipeline(nn.Sequential(nn.Linear(8, 8)), script))
+    assert profile.complete  # zeros: it stopped at once, and called nothing after the look
+    script_ = lambda pipe: [pipe.net(torch.ones(2, 8)) if pipe.net(torch.ones(2, 8)).mean() < 1 else 0]  # noqa: E731
+    profile = dry_run(CustomPipeline(nn.Sequential(nn.Linear(8, 8)), script_))
+    assert not profile.complete and [entry["reason"] for entry in profile.uncounted] == [UNKNOWN]
+
+
+def test_values_written_into_the_pipelines_own_tensors_are_as_unknown() -> None:
+    def script(pipe):
+        canvas = torch.zeros(4, 8)
+        canvas[:2] = pipe.net(torch.ones(2, 8))
+        if canvas.max() > 3:
+            return
+        pipe.net(torch.ones(2, 8))
+
+    profile = dry_run(CustomPipeline(nn.Sequential(nn.Linear(8, 8)), script))
+    assert [entry["reason"] for entry in profile.uncounted] == [UNKNOWN]
+
+
+def test_looks_at_the_pipelines_own_values_and_after_the_last_call_are_harmless() -> None:
+    def script(pipe):
+        steps = torch.arange(3)
+        for step in steps:
+            if step < 2:
+                out = pipe.net(torch.ones(2, 8))
+        return float(out.max())
+
+    profile = dry_run(CustomPipeline(nn.Sequential(nn.Linear(8, 8)), script))
+    assert profile.complete and profile.matmul_macs == 2 * 128
+
+
+def test_a_number_that_a_component_made_of_unknown_values() -> None:
+    def frames(self, x):
+        return int(self.a(x).sum()) + 1
+
+    def script(pipe):
+        for _ in range(pipe.net(torch.ones(2, 8))):
+            pipe.other(torch.ones(2, 8))
+
+    pipe = CustomPipeline(component(frames), script, other=nn.Sequential(nn.Linear(8, 8)))
+    pipe.other = pipe.components["other"]
+    profile = dry_run(pipe)
+    assert not profile.complete
+    assert "forward returned a number that only a real run knows" in {entry["reason"] for entry in profile.uncounted}
+
+
+def test_no_prompt_is_stood_in_for_where_an_image_takes_its_place() -> None:
+    seen = []
+
+    class Captions(CustomPipeline):
+        def __call__(self, prompt=None, image=None):
+            seen.append((prompt, image is not None))
+            return self.net(torch.ones(2, 8))
+
+    pipe = Captions(nn.Sequential(nn.Linear(8, 8)))
+    dry_run(pipe, image=torch.ones(1, 3, 8, 8))
+    dry_run(pipe)
+    assert seen == [(None, True), ("a photo", False)]

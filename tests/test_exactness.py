@@ -19,6 +19,14 @@ CASES = [
 ]
 
 
+#: pipelines that look at what a component returned before they go on: a dry run cannot know which way
+DECIDED_BY_VALUES = {
+    "HunyuanImagePipeline[quoted text, distilled]",
+    "LLaDA2Pipeline",
+    "StableDiffusionParadigmsPipeline",
+}
+
+
 @pytest.fixture(scope="module", params=CASES)
 def name(request: pytest.FixtureRequest) -> str:
     """The case. A module's fixture, so that its tests run one after the other and share the real runs."""
@@ -88,5 +96,9 @@ def test_dry_run_equals_the_observed_run(name: str) -> None:
     torch.manual_seed(0)
     dry = dry_run(pipe, **case.arguments(pipe))
     assert dry.matmul_macs == reference(name).total
-    assert dry.complete, dry.uncounted
+    if name in DECIDED_BY_VALUES:
+        (gap,) = dry.uncounted
+        assert gap["reason"] == "the pipeline looks at a value that only a real run knows" and not dry.complete
+    else:
+        assert dry.complete, dry.uncounted
     assert calls(dry) == calls(observed(name))

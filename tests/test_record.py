@@ -251,6 +251,18 @@ def test_the_pipelines_own_arithmetic_is_none_of_a_component() -> None:
     assert profile.matmul_macs == BOTH
 
 
+def test_a_backward_pass_of_the_pipeline_is_reported() -> None:
+    def steered(pipe):
+        x = torch.ones(2, 8, requires_grad=True)
+        pipe.net(x).sum().backward()
+        return pipe.net(x - x.grad)
+
+    profile = observed(CustomPipeline(nn.Sequential(nn.Linear(8, 8)), steered))
+    # Both forwards, 2 x 64 each; the products of the backward pass belong to no call.
+    assert profile.matmul_macs == 256 and not profile.complete
+    assert [entry["reason"] for entry in profile.uncounted] == ["products of a backward pass are not counted"]
+
+
 def test_nested_components_are_counted_by_the_outermost() -> None:
     inner = nn.Sequential(nn.Linear(8, 8))
     net = component(lambda self, x: self.a(self.inner(x)), inner=inner)

@@ -88,7 +88,7 @@ _SHAPED_BY_VALUES = frozenset(
         "argwhere",
     ]
 )
-_READS = frozenset({aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default})
+READS = frozenset({aten._local_scalar_dense.default, aten.is_nonzero.default, aten.equal.default})
 
 Origin = frozenset[int]
 _NOWHERE: Origin = frozenset()
@@ -142,7 +142,7 @@ class KnownValues(DispatchMode):
     def _known(self, func: Any, args: Any, kwargs: dict[str, Any], known: list[torch.Tensor]) -> Any:
         name = _name(func)
         origin = _NOWHERE.union(*map(self._origin, known))
-        if func in _READS:
+        if func in READS:
             self.reads |= origin
             return func(*args, **kwargs)
         if name in _RANDOM or not self._is_small(func, args, kwargs, known):
@@ -209,7 +209,7 @@ class KnownValues(DispatchMode):
     # what is not known runs on the meta device -------------------------------------------------------------------
 
     def _unknown(self, func: Any, args: Any, kwargs: dict[str, Any], mixed: bool) -> Any:
-        if func in _READS:
+        if func in READS:
             self.assumed = True
             if func is aten._local_scalar_dense.default:
                 return _assumed_scalar(args[0].dtype, self.assumption)
@@ -508,9 +508,9 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
     values = KnownValues(tally, assumption)
 
     def make(index: int, spec: TensorSpec) -> torch.Tensor:
-        if spec.values is None:
+        tensor = spec.known()
+        if tensor is None:
             return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-        tensor = spec.values.to("cpu", copy=True)
         tensor._diffmeter_origin = frozenset({index})  # type: ignore[attr-defined]
         return tensor
 

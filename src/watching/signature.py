@@ -21,6 +21,8 @@ import torch
 INTEGER_VALUES_LIMIT = 1 << 16
 #: floating point tensors up to this many elements keep their values: time steps, guidance
 FLOAT_VALUES_LIMIT = 16
+#: floating point arguments of two dimensions up to this many elements keep theirs too: they may be masks
+MASK_VALUES_LIMIT = 1 << 13
 
 _TORCH_ATOMS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 ATOMS = (int, float, complex, str, bytes, bool, type(None), *_TORCH_ATOMS)
@@ -35,9 +37,12 @@ class TensorSpec:
     values: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> TensorSpec:
+    def of(cls, tensor: torch.Tensor, argument: bool = False) -> TensorSpec:
+        """What is kept of a tensor; ``argument`` tells one that a call was made with from one that a module holds."""
         numel = tensor.numel()
-        small = FLOAT_VALUES_LIMIT if tensor.is_floating_point() else INTEGER_VALUES_LIMIT
+        small = INTEGER_VALUES_LIMIT
+        if tensor.is_floating_point():
+            small = MASK_VALUES_LIMIT if argument and tensor.dim() == 2 else FLOAT_VALUES_LIMIT
         keep = numel <= small and not tensor.is_meta and not tensor.is_complex() and type(tensor) is torch.Tensor
         source = tensor.detach() if tensor.requires_grad else tensor
         return cls(tuple(tensor.shape), tensor.dtype, source.clone() if keep else None)
@@ -45,6 +50,20 @@ class TensorSpec:
     @property
     def key(self) -> tuple[Any, ...]:
         return ("tensor", self.shape, self.dtype)
+
+    def known(self) -> torch.Tensor | None:
+        """A copy of the values on the CPU, where they are kept and may decide something.
+
+        Of floating point numbers that is a few (a time step), or a mask: zeros and ones, and not zeros alone, which
+        in a dry run may stand for anything.
+        """
+        if self.values is None:
+            return None
+        values = self.values.to("cpu", copy=True)
+        if values.is_floating_point() and values.numel() > FLOAT_VALUES_LIMIT:
+            if not (bool(((values == 0) | (values == 1)).all()) and bool(values.any())):
+                return None
+        return values
 
     def value_key(self) -> tuple[Any, ...] | None:
         """Something that two tensors of one shape share exactly when their values are the same."""
@@ -85,7 +104,7 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
         if isinstance(value, torch.Tensor):
             spec = seen.get(id(value))
             if spec is None:
-                spec = seen[id(value)] = TensorSpec.of(value)
+                spec = seen[id(value)] = TensorSpec.of(value, argument=True)
                 tensors.append(spec)
             return spec, spec.key
         if isinstance(value, ATOMS):

@@ -124,6 +124,16 @@ def test_which_values_are_kept() -> None:
     assert TensorSpec.of(torch.ones(3, device="meta")).values is None
 
 
+def test_masks_of_floating_point_numbers_are_known_and_embeddings_are_not() -> None:
+    mask = torch.tensor([[1.0, 1.0, 0.0] * 20])
+    known = TensorSpec.of(mask, argument=True).known()
+    assert known is not None and torch.equal(known, mask) and known is not mask
+    assert TensorSpec.of(mask).values is None  # held by a module: state, not a question
+    for other in (torch.rand(1, 60), torch.zeros(1, 60), torch.ones(1, 60, 2), torch.ones(2, 1 << 13)):
+        assert TensorSpec.of(other, argument=True).known() is None
+    assert TensorSpec.of(torch.zeros(3), argument=True).known() is not None
+
+
 def test_leaves_are_changed_and_the_rest_is_shared() -> None:
     marker, holder = object(), Posterior(torch.ones(2))
     changed = map_leaves({"a": [holder, marker]}, torch.Tensor, lambda t: t + 1)
