@@ -26,6 +26,7 @@ from .profile import ComputeProfile
 from .record import CallRecord, Recorder, TwinCounts, parts_of, uncompiled
 from .twins.building import build_twin, why_untrusted
 from .twins.replay import READS, random_state_kept
+from .twins.written import hand_back
 from .watching.live import OutsideCalls
 from .watching.provenance import foreign_code
 from .watching.signature import freeze, map_leaves
@@ -334,7 +335,8 @@ class Rehearsal(Recorder):
             record.take(counted)
         if counted.assumed and _holds_numbers(counted.output):
             self._unknown_way(f"{method} returned a number that only a real run knows")
-        output = map_leaves(counted.output, torch.Tensor, _zeros)
+        hand_back(counted.written, args, kwargs, _as_pipeline_sees_it)
+        output = _as_pipeline_sees_it(counted.output)
         first = _first_tensor(output)
         record.output_shape = None if first is None else tuple(first.shape)
         return output
@@ -422,6 +424,10 @@ def _zeros(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_meta:
         return _mark(torch.zeros(tensor.shape, dtype=tensor.dtype))
     return tensor.clone()
+
+
+def _as_pipeline_sees_it(value: Any) -> Any:
+    return map_leaves(value, torch.Tensor, _zeros)
 
 
 def _mark(tensor: torch.Tensor) -> torch.Tensor:

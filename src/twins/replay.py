@@ -31,6 +31,7 @@ from ..errors import CountError
 from ..watching.signature import Frozen, TensorSpec
 from ..watching.structure import ATOM_TYPES, CONTAINERS, SHARED_KEYS, OwnHooks, no_garbage_collection
 from .meta_results import call_on_meta
+from .written import Given, Written
 
 #: results up to this many elements are computed for real while all their inputs are known
 KNOWN_LIMIT = 1 << 20
@@ -397,6 +398,7 @@ class Replay:
         reads: which of the call's tensors it looked into for values.
         assumed: whether it asked for a value that is not known.
         problem: why the count does not hold; None where it does.
+        written: what it wrote into objects that it was given.
     """
 
     count: Count
@@ -404,6 +406,7 @@ class Replay:
     reads: frozenset[int] = field(default=frozenset())
     assumed: bool = False
     problem: str | None = None
+    written: tuple[Written, ...] = ()
 
 
 class _Held:
@@ -515,6 +518,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
         return tensor
 
     args, kwargs = arguments.thaw(make)
+    given = Given(args, kwargs)
     with _attached(modules, root), _Replaying(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with no_garbage_collection(), values, _HostValues(values), functions:
@@ -525,7 +529,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
             except Exception as error:
                 raise CountError(f"{type(error).__name__} on the meta device: {_first_line(error)}") from error
     count = Count.of(modules.macs + functions.macs, tally)
-    return Replay(count, output, frozenset(values.reads), values.assumed)
+    return Replay(count, output, frozenset(values.reads), values.assumed, written=given.written())
 
 
 @contextlib.contextmanager

@@ -728,3 +728,25 @@ add(
     ),
     lambda p: hunyuan15_text("height", "width", image=image()),
 )  # fmt: skip
+
+
+# Sana's world model, refined by LTX 2's transformer -------------------------------------------------------------
+
+
+def sana_refiner() -> Any:
+    transformer = model(
+        "SanaWMLTX2RefinerTransformer3DModel", in_channels=8, out_channels=8, num_attention_heads=2,
+        attention_head_dim=16, cross_attention_dim=32, vae_scale_factors=(4, 8, 8), audio_in_channels=8,
+        audio_out_channels=8, audio_num_attention_heads=2, audio_attention_head_dim=8, audio_cross_attention_dim=16,
+        num_layers=2, caption_channels=32, rope_double_precision=False,
+    )
+    return assemble("SanaWMLTX2Refiner", ltx2_parts(transformer=transformer, text_max_sequence_length=24))
+
+
+add(
+    "SanaWMLTX2Refiner", "Sana", sana_refiner,
+    lambda p: {
+        "sana_latent": ltx2_frames(7, 4, 4), "prompt": PROMPT, "fps": 24.0, "block_size": 2, "kv_max_frames": 4,
+        "sigmas": (0.9, 0.5, 0.0), "generator": generator(),
+    },
+)  # fmt: skip

@@ -234,6 +234,14 @@ def qwen21_text(**more: Any) -> dict[str, Any]:
 
 
 add(
+    "QwenImage21Pipeline", "Qwen-Image", lambda: assemble("QwenImage21Pipeline", qwen21_parts()),
+    lambda p: qwen21_text(), True,
+)  # fmt: skip
+add(
+    "QwenImage21Pipeline[images]", "Qwen-Image", lambda: assemble("QwenImage21Pipeline", qwen21_parts()),
+    lambda p: qwen21_text(image=[image(), image()], output_resolution=64),
+)  # fmt: skip
+add(
     "QwenImage21Pipeline[no key-value cache]", "Qwen-Image", lambda: assemble("QwenImage21Pipeline", qwen21_parts()),
     lambda p: qwen21_text(use_kv_cache=False), True,
 )  # fmt: skip
