@@ -79,9 +79,14 @@ def full_size_unet(repeats: int) -> dict[str, float]:
 
 
 def embedded(repeats: int) -> dict[str, float]:
-    """The embedded pipeline as a user runs it."""
+    """The embedded pipeline as ``generate_image`` runs it: a model this small on one thread."""
     pipe = get_model_manager().load_model("diffmeter/shapes", device="cpu")
-    return generation_overhead(pipe, {"prompt": "a red circle", "num_inference_steps": 25}, repeats)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return generation_overhead(pipe, {"prompt": "a red circle", "num_inference_steps": 25}, 3 * repeats)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def recording_a_large_component(repeats: int) -> dict[str, float]:

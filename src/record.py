@@ -212,13 +212,17 @@ class Recorder:
             return proceed(*args, **kwargs)
         self._local.stepping = True
         try:
-            return proceed(*args, **kwargs)
+            with self._during_step():
+                return proceed(*args, **kwargs)
         finally:
             self._local.stepping = False
             if self.generations and not self.generations[-1].finished:
                 self.generations[-1].steps += 1
             if self._last_component is not None:
                 self.denoiser_votes[self._last_component] += 1
+
+    def _during_step(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def _on_generation(self, pipe: Any, proceed: Any, args: Any, kwargs: Any) -> Any:
         generation = Generation(type(pipe).__name__, plain_arguments(pipe, args, kwargs))
@@ -401,6 +405,9 @@ class Observation(Recorder):
             raise
         finally:
             self._local.inside = False
+
+    def _during_step(self) -> contextlib.AbstractContextManager[None]:
+        return self.outside.paused()  # a scheduler enters no component, and its own products belong to none
 
     def _begin(self, name: str, module: nn.Module, method: str, args: Any, kwargs: Any) -> CallRecord:
         structure = self._structures.get(name)

@@ -143,9 +143,12 @@ def _hooks_made() -> int:
 
 
 def _before_write(module: nn.Module) -> None:
+    pictured = [structure for structure in list(_pictures) if id(module) in structure.module_ids]
+    if not pictured:  # a module that a forward makes for itself
+        return
     WriteWatch.count += 1
     if type(module) in PLAIN_MODULES:
-        for structure in list(_pictures):
+        for structure in pictured:
             structure.keep(module)
 
 
