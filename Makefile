@@ -32,7 +32,7 @@ $(STAMP_DEV): $(STAMP)
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/diffmeter generate --model diffmeter/shapes --prompt "a red circle" --seed 7 --num-images 2
+	$(BIN)/diffmeter generate --model diffmeter/shapes --prompt "a red circle left of a blue square" --seed 7 --num-images 2
 	@echo "The images are in outputs/, in the folder named above, each with its compute profile."
 
 lint: $(STAMP_DEV)
