@@ -584,11 +584,10 @@ def _wants_a_prompt(parameters: Mapping[str, inspect.Parameter], given: Mapping[
     others = ("prompt", "prompt_embeds", "caption", "text_embeddings")
     if prompt is None or any(given.get(name) is not None for name in others):
         return False
-    has_input = any(value is not None for name, value in given.items() if any(kind in name for kind in _INPUTS))
+    plain = (bool, int, float, str, type(None))  # how many images, how strong their guidance
+    inputs = [name for name, value in given.items() if not isinstance(value, plain)]
+    has_input = any(kind in name for name in inputs for kind in ("image", "video", "audio"))
     return prompt.default is prompt.empty or not has_input
-
-
-_INPUTS = ("image", "video", "audio")
 
 
 def _required_argument(name: str, arguments: Mapping[str, Any]) -> Any:

@@ -192,11 +192,11 @@ def test_no_prompt_is_stood_in_for_where_an_image_takes_its_place() -> None:
     seen = []
 
     class Captions(CustomPipeline):
-        def __call__(self, prompt=None, image=None):
+        def __call__(self, prompt=None, image=None, num_images_per_prompt=1):
             seen.append((prompt, image is not None))
             return self.net(torch.ones(2, 8))
 
     pipe = Captions(nn.Sequential(nn.Linear(8, 8)))
     dry_run(pipe, image=torch.ones(1, 3, 8, 8))
-    dry_run(pipe)
+    dry_run(pipe, num_images_per_prompt=4)
     assert seen == [(None, True), ("a photo", False)]
