@@ -174,9 +174,7 @@ def _dry_run_of_model(
 ) -> ComputeProfile:
     from .model_manager import default_call_arguments
 
-    arguments = dict(given)
-    if _wants_a_prompt(inspect.signature(type(pipe).__call__).parameters, given):
-        arguments["prompt"] = "a photo"
+    arguments = _with_prompt(inspect.signature(type(pipe).__call__).parameters, given)
     arguments = {**default_call_arguments(model, pipe, arguments), **arguments}
     return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model), known=known)
 
@@ -343,12 +341,11 @@ class Rehearsal(Recorder):
 
     def _unknown_way(self, why: str) -> None:
         """From here on the pipeline may do something else in a real run: to be noted as soon as it calls again."""
-        note = (self._last_component or self.facts.pipeline, why)
-        if note not in self._doubts and note not in self.notes:
-            self._doubts.append(note)
+        self._doubts.append((self._last_component or self.facts.pipeline, why))
 
     def new_call(self, *call: Any) -> CallRecord:
-        self.notes += self._doubts
+        for doubt in self._doubts:
+            self.note(*doubt)
         self._doubts.clear()
         return super().new_call(*call)
 
@@ -564,8 +561,7 @@ def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{type(pipe).__name__} takes no argument {unknown[0]!r}: it takes {allowed}.")
     arguments = map_leaves(dict(given), torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
     arguments = map_leaves(arguments, torch.Generator, _copied_generator)
-    if _wants_a_prompt(parameters, arguments):
-        arguments["prompt"] = "a photo"
+    arguments = _with_prompt(parameters, arguments)
     for name, parameter in parameters.items():
         if name in arguments or name == "self" or parameter.default is not parameter.empty:
             continue
@@ -578,16 +574,18 @@ def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _wants_a_prompt(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> bool:
-    """Whether a prompt is to be stood in for: none is given, nor an image to start from where one does without."""
+def _with_prompt(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with a prompt stood in for where none is given, nor an image that makes one unnecessary."""
     prompt = parameters.get("prompt")
     others = ("prompt", "prompt_embeds", "caption", "text_embeddings")
     if prompt is None or any(given.get(name) is not None for name in others):
-        return False
+        return dict(given)
     plain = (bool, int, float, str, type(None))  # how many images, how strong their guidance
     inputs = [name for name, value in given.items() if not isinstance(value, plain)]
     has_input = any(kind in name for name in inputs for kind in ("image", "video", "audio"))
-    return prompt.default is prompt.empty or not has_input
+    if has_input and prompt.default is not prompt.empty:
+        return dict(given)
+    return {**given, "prompt": "a photo"}
 
 
 def _required_argument(name: str, arguments: Mapping[str, Any]) -> Any:

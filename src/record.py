@@ -266,14 +266,17 @@ class Recorder:
         self._last_component = name
         return record
 
+    def note(self, component: str, reason: str) -> None:
+        """Note, once, why the profile is not complete."""
+        if (component, reason) not in self.notes:
+            self.notes.append((component, reason))
+
     def _on_direct_product(self, operator: str, macs: int | None) -> None:
         module = outermost_module(self._belongs, self._entries, Recorder._on_generation.__code__)
         if module is None:
             if _in_backward():
                 component = self._last_component or type(self.pipe).__name__
-                note = (component, "products of a backward pass are not counted")
-                if note not in self.notes:
-                    self.notes.append(note)
+                self.note(component, "products of a backward pass are not counted")
             return
         component, path = self._owners.get(id(module)) or (type(module).__name__, type(module).__name__)
         if component not in self.parts.components:
@@ -383,7 +386,6 @@ class Observation(Recorder):
         self._entered: set[tuple[str, int]] = set()  # component and generation
         self._untrusted: dict[int, str | None] = {}
         self._twins: dict[int, TwinCounts | CountError] = {}
-        self._dtypes: dict[str, str] = {}
         self._profile: ComputeProfile | None = None
         self._over = False
         self.count_seconds = 0.0

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ..counters.module_rules import ModuleCounter
 from ..counters.op_level import DispatchMode, OpTally
 from ..counters.tally import Count
 from ..errors import CountError
+from ..watching.replacing import Replacing
 from ..watching.signature import Frozen, TensorSpec
 from ..watching.structure import ATOM_TYPES, CONTAINERS, SHARED_KEYS, OwnHooks, no_garbage_collection
 from .meta_results import call_on_meta
@@ -542,45 +543,33 @@ def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
         detach()
 
 
-class _Replaying:
+class _Replaying(Replacing):
     """Redirects, in threads that replay, what would keep a twin from running on the meta device.
 
     Autocast on the device of a tensor, which PyTorch refuses for the meta device, becomes autocast on the CPU; and
     attention runs natively, whoever took the place of ``scaled_dot_product_attention`` or of diffusers' backend.
-    The replacements are there while at least one replay runs; the last one puts everything back.
     """
 
-    _open = 0
-    _lock = threading.Lock()
-    _originals: ClassVar[list[tuple[Any, str, Any]]] = []
     _here = threading.local()
 
     def __enter__(self) -> None:
         self._here.depth = getattr(self._here, "depth", 0) + 1
-        with _Replaying._lock:
-            _Replaying._open += 1
-            if _Replaying._open == 1:
-                _Replaying._redirect()
+        super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._here.depth -= 1
-        with _Replaying._lock:
-            _Replaying._open -= 1
-            if _Replaying._open == 0:
-                while _Replaying._originals:
-                    owner, name, original = _Replaying._originals.pop()
-                    setattr(owner, name, original)
+        super().__exit__()
 
-    @staticmethod
-    def _redirect() -> None:
+    @classmethod
+    def _install(cls) -> None:
         autocast: Any = torch.autocast.__init__
 
         def on_cpu(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
             autocast(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
 
-        _Replaying._replace(torch.autocast, "__init__", on_cpu)
+        cls._redirect(torch.autocast, "__init__", on_cpu)
         if attention_is_replaced():
-            _Replaying._replace(F, "scaled_dot_product_attention", NATIVE_ATTENTION)
+            cls._redirect(F, "scaled_dot_product_attention", NATIVE_ATTENTION)
         dispatch: Any = sys.modules.get("diffusers.models.attention_dispatch")
         registry = getattr(dispatch, "_AttentionBackendRegistry", None)
         if registry is not None:
@@ -589,17 +578,16 @@ class _Replaying:
             def get_active_backend(*_: Any) -> Any:
                 return native, registry._backends[native]
 
-            _Replaying._replace(registry, "get_active_backend", get_active_backend)
+            cls._redirect(registry, "get_active_backend", get_active_backend)
 
-    @staticmethod
-    def _replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    @classmethod
+    def _redirect(cls, owner: Any, name: str, function: Callable[..., Any]) -> None:
         elsewhere = getattr(owner, name)
 
         def chosen(*args: Any, **kwargs: Any) -> Any:
-            return (function if getattr(_Replaying._here, "depth", 0) else elsewhere)(*args, **kwargs)
+            return (function if getattr(cls._here, "depth", 0) else elsewhere)(*args, **kwargs)
 
-        _Replaying._originals.append((owner, name, owner.__dict__[name]))
-        setattr(owner, name, chosen)
+        cls._replace(owner, name, chosen)
 
 
 def _drawn() -> Any:

@@ -15,17 +15,17 @@ import contextlib
 import functools
 import gc
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator, KeysView
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from .replacing import Replacing
 from .signature import ATOMS, TensorSpec
 
 #: attributes that every module has
@@ -69,35 +69,17 @@ _TABLE_WRITERS: tuple[tuple[Any, str], ...] = (
 )
 
 
-class WriteWatch:
+class WriteWatch(Replacing):
     """Notices writes of module attributes that change something, while anybody watches.
 
-    ``nn.Module.__setattr__`` and its like are replaced while at least one watch is open and put back by the
-    last one. The counter is shared by all threads: a write elsewhere costs a comparison, never a wrong answer.
+    ``nn.Module.__setattr__`` and its like are replaced meanwhile. The counter is shared by all threads: a write
+    elsewhere costs a comparison, never a wrong answer.
     """
 
     count = 0
-    _open = 0
-    _lock = threading.Lock()
-    _originals: ClassVar[list[tuple[Any, str, Any]]] = []
 
-    def __enter__(self) -> WriteWatch:
-        with WriteWatch._lock:
-            WriteWatch._open += 1
-            if WriteWatch._open == 1:
-                WriteWatch._install()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with WriteWatch._lock:
-            WriteWatch._open -= 1
-            if WriteWatch._open == 0:
-                while WriteWatch._originals:
-                    cls, name, original = WriteWatch._originals.pop()
-                    setattr(cls, name, original)
-
-    @staticmethod
-    def _install() -> None:
+    @classmethod
+    def _install(cls) -> None:
         set_original = nn.Module.__setattr__
         missing = object()
 
@@ -106,14 +88,9 @@ class WriteWatch:
                 _before_write(self)
             set_original(self, name, value)
 
-        WriteWatch._replace(nn.Module, "__setattr__", __setattr__)
-        for cls, name in ((nn.Module, "__delattr__"), *_TABLE_WRITERS):
-            WriteWatch._replace(cls, name, _after_notice(getattr(cls, name)))
-
-    @staticmethod
-    def _replace(cls: Any, name: str, function: Callable[..., Any]) -> None:
-        WriteWatch._originals.append((cls, name, cls.__dict__[name]))
-        setattr(cls, name, function)
+        cls._replace(nn.Module, "__setattr__", __setattr__)
+        for owner, name in ((nn.Module, "__delattr__"), *_TABLE_WRITERS):
+            cls._replace(owner, name, _after_notice(getattr(owner, name)))
 
 
 def _after_notice(original: Callable[..., Any]) -> Callable[..., Any]:

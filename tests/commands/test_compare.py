@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from diffmeter.cli import build_app
 from diffmeter.errors import DiffmeterError, InputError
-from tests.zoo import ZOO
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("models") / "tiny-sd"
-    ZOO["StableDiffusionPipeline"].build().save_pretrained(path, safe_serialization=True)
-    return str(path)
+@pytest.fixture
+def run(invoke: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+    return lambda *arguments: invoke("compare", *arguments)
 
 
-def run(*arguments: str) -> tuple[str, str]:
-    result = CliRunner().invoke(build_app(), ["compare", *arguments], catch_exceptions=True)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout, result.stderr
-
-
-def test_json_alone_is_on_standard_output(folder: str) -> None:
+def test_json_alone_is_on_standard_output(run, folder: str) -> None:
     rows = json.loads(run(folder, folder, "--height", "32", "--steps", "2", "--batch", "2", "-f", "json")[0])["rows"]
     assert len(rows) == 2
     for row in rows:
@@ -41,29 +29,29 @@ def test_json_alone_is_on_standard_output(folder: str) -> None:
     ("output_format", "sign"),
     [("table", "By component"), ("csv", "macs.unet"), ("markdown", "| ---"), ("latex", "\\toprule")],
 )
-def test_formats(folder: str, output_format: str, sign: str) -> None:
+def test_formats(run, folder: str, output_format: str, sign: str) -> None:
     assert sign in run(folder, "--height", "32", "--steps", "2", "--format", output_format)[0]
 
 
-def test_one_failing_model_is_a_row(folder: str) -> None:
+def test_one_failing_model_is_a_row(run, folder: str) -> None:
     shown = run("no-such-folder/at-all", folder, "--height", "32", "--steps", "2", "-f", "json")[0]
     rows = json.loads(shown)["rows"]
     assert rows[0]["error"] and rows[1]["error"] is None
 
 
-def test_nothing_counted_is_an_error() -> None:
+def test_nothing_counted_is_an_error(run) -> None:
     with pytest.raises(DiffmeterError, match="No case could be counted"):
         run("no-such-folder/at-all")
 
 
-def test_a_picture_is_drawn(folder: str, tmp_path: Path) -> None:
+def test_a_picture_is_drawn(run, folder: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "compared.svg"
     run(folder, "--height", "32", "--steps", "2", "--plot", str(picture))
     assert "TMACs" in picture.read_text() or "MACs" in picture.read_text()
 
 
-def test_bad_options_are_refused_before_counting() -> None:
+def test_bad_options_are_refused_before_counting(run) -> None:
     with pytest.raises(InputError, match="'xml' is not known"):
         run("m", "--format", "xml")
     with pytest.raises(InputError, match=r"\.png or \.svg"):

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from diffmeter.cli import build_app
 from diffmeter.commands.sweep import numbers
 from diffmeter.errors import InputError
-from tests.zoo import ZOO
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("models") / "tiny-sd"
-    ZOO["StableDiffusionPipeline"].build().save_pretrained(path, safe_serialization=True)
-    return str(path)
+@pytest.fixture
+def run(invoke: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
+    return lambda *arguments: invoke("sweep", *arguments)
 
 
-def run(*arguments: str) -> tuple[str, str]:
-    result = CliRunner().invoke(build_app(), ["sweep", *arguments], catch_exceptions=True)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.stdout, result.stderr
-
-
-def test_every_combination_is_a_row(folder: str, tmp_path: Path) -> None:
+def test_every_combination_is_a_row(run, folder: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "swept.png"
     options = ("--height", "32, 64", "--steps", "2,3", "--batch", "1,2", "-f", "json", "--plot", str(picture))
@@ -48,7 +36,7 @@ def test_numbers() -> None:
             numbers(text, "--steps")
 
 
-def test_bad_lists_are_refused() -> None:
+def test_bad_lists_are_refused(run) -> None:
     with pytest.raises(InputError, match="--batch 'two'"):
         run("m", "--batch", "two")
     with pytest.raises(InputError, match="do not pair up"):
