@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import diffmeter
-from diffmeter import inference, store
-from diffmeter.batch import runner
-from diffmeter.batch.folder import RunFolder
-from diffmeter.batch.session import run_batch
+from diffmeter import inference
+from diffmeter.generation.batch import runner
+from diffmeter.generation.batch.session import run_batch
 from diffmeter.inference import GenerationRequest
+from diffmeter.storage import files as store
+from diffmeter.storage.run_folder import RunFolder
 from diffmeter.units import format_bytes, format_percent, format_seconds
 
 EMBEDDED = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")

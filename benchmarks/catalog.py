@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from diffmeter import catalog, dry_run
+from diffmeter import dry_run
+from diffmeter.models import catalog
 from diffmeter.units import format_bytes, format_count, format_seconds
 
 

@@ -68,8 +68,8 @@ def build(component: str, device: str) -> tuple[Any, dict[str, Any]]:
     """A component with random weights, and the keyword arguments of one forward."""
     import torch
 
-    from diffmeter import catalog
-    from diffmeter.loading.blueprint import component_type
+    from diffmeter.models import catalog
+    from diffmeter.models.blueprint import component_type
 
     def from_catalog(model_id: str, name: str) -> Any:
         entry = catalog.find(model_id)
@@ -200,12 +200,12 @@ def counter(tool: str, model: Any, inputs: dict[str, Any]) -> Callable[[], int]:
 
         return profiler
 
-    from diffmeter.record import TwinCounts
-    from diffmeter.twins.building import build_twin
-    from diffmeter.watching.signature import freeze
-    from diffmeter.watching.structure import Structure
+    from diffmeter.metering.recording.recorder import TwinCounts
+    from diffmeter.metering.twins.building import build_twin
+    from diffmeter.metering.watching.signature import freeze
+    from diffmeter.metering.watching.snapshot import ModuleSnapshot
 
-    return lambda: TwinCounts(build_twin(Structure(model))).get("forward", freeze((), inputs)).count.matmul_macs
+    return lambda: TwinCounts(build_twin(ModuleSnapshot(model))).get("forward", freeze((), inputs)).count.matmul_macs
 
 
 def measure(tool: str, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:

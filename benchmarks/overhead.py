@@ -29,8 +29,9 @@ from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from rich.table import Table
 
-from diffmeter import catalog, dry_run, get_model_manager, observe
-from diffmeter.twins import meta_results
+from diffmeter import dry_run, get_model_manager, observe
+from diffmeter.metering.twins import output_shape_cache as meta_results
+from diffmeter.models import catalog
 
 FLUX = "black-forest-labs/FLUX.1-dev"
 SD21 = "stabilityai/stable-diffusion-2-1-base"

@@ -25,12 +25,12 @@ import diffusers
 import torch
 import transformers
 
-from diffmeter import catalog
-from diffmeter.counters.module_rules import module_macs, thop_distribution
-from diffmeter.counters.tally import Count
-from diffmeter.loading.blueprint import component_type
-from diffmeter.record import TwinCounts
-from diffmeter.watching.signature import freeze
+from diffmeter.metering.counters.module_rules import module_macs, thop_distribution
+from diffmeter.metering.counters.tally import Count
+from diffmeter.metering.recording.recorder import TwinCounts
+from diffmeter.metering.watching.signature import freeze
+from diffmeter.models import catalog
+from diffmeter.models.blueprint import component_type
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE / "data" / "published.json"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffmeter.builtin import compare_counters, count_flops, profile_with_flops
+from diffmeter.metering.builtin import compare_counters, count_flops, profile_with_flops
 from diffmeter.units import format_count, format_params, format_ratio
 
 
@@ -168,9 +168,7 @@ def main() -> None:
 
     print("\n== Every counter on one vision transformer (32 x 32 image, patches of 4, width 64, 2 layers)")
     small = VisionTransformer(32, 4, 64, 2, 4, 10)
-    result = compare_counters(
-        small, torch.randn(1, 3, 32, 32), closed_form=vit_closed_form(32, 4, 64, 2, 10)
-    )
+    result = compare_counters(small, torch.randn(1, 3, 32, 32), closed_form=vit_closed_form(32, 4, 64, 2, 10))
     for counter, classes in result.flops.items():
         print(f"  {counter:28s}" + "".join(f"{k} {v:>10,}   " for k, v in classes.items()))
     for sentence in result.differences:

@@ -12,14 +12,9 @@ from pathlib import Path
 
 import torch
 
-from diffmeter.benchmarks.flops_counter import OPTIMIZER_OPS, FLOPsCounter, compare_models
-from diffmeter.models.bk_core import dense_resolvent_diagonal, resolvent_diagonal
-from diffmeter.models.configurable_resnet_bk import (
-    BASELINE_CONFIG,
-    STEP2_CONFIG,
-    ConfigurableResNetBK,
-    ResNetBKConfig,
-)
+from diffmeter.resnet_bk.bk_core import dense_resolvent_diagonal, resolvent_diagonal
+from diffmeter.resnet_bk.counter import OPTIMIZER_OPS, FLOPsCounter, compare_models
+from diffmeter.resnet_bk.model import BASELINE_CONFIG, STEP2_CONFIG, ConfigurableResNetBK, ResNetBKConfig
 from diffmeter.units import format_count, format_integer, format_percent, format_ratio, format_seconds
 
 
@@ -63,8 +58,10 @@ def scaling() -> None:
         forward = FLOPsCounter(model, 32, seq_len).count_forward_flops().forward
         first = first or forward
         ratio = format_ratio(forward / first)
-        print(f"  N = {seq_len:5d}: {format_count(forward, 'FLOPs'):>14s} forward, {ratio} (quadratic: "
-              f"{format_ratio((seq_len / 128) ** 2)})")
+        print(
+            f"  N = {seq_len:5d}: {format_count(forward, 'FLOPs'):>14s} forward, {ratio} (quadratic: "
+            f"{format_ratio((seq_len / 128) ** 2)})"
+        )
     for layers in (2, 4, 8):
         model = build(replace(BASELINE_CONFIG, n_layers=layers))
         blocks = FLOPsCounter(model, 32, 128).count_block_flops().forward * layers

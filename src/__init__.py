@@ -1,51 +1,31 @@
-"""diffmeter: the compute meter for Hugging Face diffusers pipelines.
+"""The paths that the default convention's documents promise: aliases of modules of ``src/diffmeter/``.
 
-The public names load on first use, so that importing the package costs nothing and pulls in neither torch nor
-diffusers.
+``from src.compute_profiler import create_profiler`` gives the very module that ``diffmeter.compute_profiler`` is, in
+either import order and from a bare checkout, where nothing but the dependencies is installed.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+from pathlib import Path
 
-__version__ = "0.1.0"
-
-_PUBLIC = {
-    "observe": "record",
-    "dry_run": "dryrun",
-    "compare": "comparison",
-    "sweep": "comparison",
-    "ComputeProfile": "profile",
-    "create_profiler": "compute_profiler",
-    "ComputeProfiler": "compute_profiler",
-    "generate_image": "inference",
-    "generate_images_sequential": "inference",
-    "get_model_manager": "model_manager",
-}
-
-__all__ = ["__version__", *_PUBLIC]
+_HERE = Path(__file__).resolve().parent
 
 
-def __getattr__(name: str) -> Any:
-    module = _PUBLIC.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{module}", __name__), name)
+def alias(name: str, target: str) -> None:
+    """Make the module ``name``, which is being imported, the same object as the module ``target``.
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
-
-if TYPE_CHECKING:
-    from .comparison import compare as compare
-    from .comparison import sweep as sweep
-    from .compute_profiler import ComputeProfiler as ComputeProfiler
-    from .compute_profiler import create_profiler as create_profiler
-    from .dryrun import dry_run as dry_run
-    from .inference import generate_image as generate_image
-    from .inference import generate_images_sequential as generate_images_sequential
-    from .model_manager import get_model_manager as get_model_manager
-    from .profile import ComputeProfile as ComputeProfile
-    from .record import observe as observe
+    Raises:
+        ImportError: another copy of diffmeter than this checkout's is loaded or installed first on the path.
+    """
+    if str(_HERE) not in sys.path:
+        sys.path.insert(0, str(_HERE))
+    module = importlib.import_module(target)
+    found = Path(importlib.import_module("diffmeter").__file__ or "").resolve()
+    if found.parent != _HERE / "diffmeter":
+        raise ImportError(
+            f"{name} belongs to the checkout {_HERE.parent}, but the diffmeter that is loaded comes from "
+            f"{found.parent}: use one of the two, or install this checkout with pip install -e ."
+        )
+    sys.modules[name] = module

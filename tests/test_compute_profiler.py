@@ -9,7 +9,7 @@ from torch import nn
 from diffmeter import create_profiler, dry_run, observe
 from diffmeter.compute_profiler import measure_text_encoder_macs, measure_unet_macs, measure_vae_decode_macs
 from diffmeter.errors import InputError
-from tests.test_no_trace import state
+from tests.metering.test_no_trace import state
 from tests.zoo import ZOO
 
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffmeter import catalog
 from diffmeter.flops import (
     QWEN2_5,
     QWEN_VOCAB_SIZE,
@@ -28,6 +27,7 @@ from diffmeter.flops import (
     qwen_breakdown,
     qwen_config,
 )
+from diffmeter.models import catalog
 
 small = st.integers(1, 8)
 
@@ -143,9 +143,17 @@ def test_products_equal_the_op_level_count(name: str) -> None:
     assert breakdown.product_flops == op_level_flops(model, 2, 24)
     # the closed form of the design gives the same, with the rest itemised
     closed = flops_qwen_model(
-        2, 24, config.hidden_size, config.num_hidden_layers, config.num_attention_heads, 1.0,
-        num_kv_heads=config.num_key_value_heads, intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size, tied_embeddings=config.tie_word_embeddings, final_norm=True,
+        2,
+        24,
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        1.0,
+        num_kv_heads=config.num_key_value_heads,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        tied_embeddings=config.tie_word_embeddings,
+        final_norm=True,
     )
     assert closed == breakdown.total_flops == breakdown.product_flops + breakdown.elementwise_flops
 
@@ -184,8 +192,15 @@ def test_text_encoder_of_a_diffusion_pipeline() -> None:
     raw = qwen_vl_text_config()
     text = raw["text_config"]
     config = QwenConfig(
-        "text encoder of Qwen-Image", text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"],
-        text["num_key_value_heads"], text["intermediate_size"], text["vocab_size"], False, "catalogue",
+        "text encoder of Qwen-Image",
+        text["hidden_size"],
+        text["num_hidden_layers"],
+        text["num_attention_heads"],
+        text["num_key_value_heads"],
+        text["intermediate_size"],
+        text["vocab_size"],
+        False,
+        "catalogue",
     )
     with torch.device("meta"):
         encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**raw)).eval()

@@ -13,11 +13,12 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 import diffmeter
-from diffmeter import config, images, inference, model_manager
-from diffmeter.batch.spec import load_schema
+from diffmeter import config, inference, model_manager
 from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError
+from diffmeter.generation.batch.spec import load_schema
 from diffmeter.inference import generate_image, generate_images_sequential
-from diffmeter.store import StorageError
+from diffmeter.storage import png as images
+from diffmeter.storage.files import StorageError
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 
@@ -167,7 +168,7 @@ def test_unknown_models_and_folders_are_one_sentence_and_leave_no_file(tmp_path:
 
 
 def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffmeter.record
+    import diffmeter.metering.recording.recorder
 
     on_disk: list[int] = []
 
@@ -182,7 +183,7 @@ def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch:
             on_disk.append(len(list(tmp_path.glob("*.png"))))  # before anything is counted
             raise RuntimeError("no twin")
 
-    monkeypatch.setattr(diffmeter.record, "observe", Broken)
+    monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", Broken)
     image, filepath, _, profile = generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path)
     assert on_disk == [1]
     assert profile is not None and profile["enabled"] is False and profile["reason"] == "RuntimeError: no twin"
@@ -192,12 +193,12 @@ def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch:
 
 
 def test_a_pipeline_that_cannot_be_observed_still_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffmeter.record
+    import diffmeter.metering.recording.recorder
 
     def refuse(pipe: Any) -> Any:
         raise InputError("not observable")
 
-    monkeypatch.setattr(diffmeter.record, "observe", refuse)
+    monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", refuse)
     result = generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path)
     assert result.profiling_data == {**result.profiling_data, "enabled": False} and Path(result.filepath).exists()
 

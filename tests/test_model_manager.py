@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffmeter import catalog, config, model_manager
+from diffmeter import config, model_manager
 from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError
 from diffmeter.model_manager import ModelManager, get_model_manager
+from diffmeter.models import catalog
 
 SHAPES = "diffmeter/shapes"
 

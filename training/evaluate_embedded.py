@@ -26,7 +26,7 @@ from shapes_data import COLORS, SHAPES, Scene, describe, sample_held_out_scene, 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MODEL = Path(__file__).resolve().parent.parent / "src" / "embedded" / "shapes"
+MODEL = Path(__file__).resolve().parent.parent / "src" / "diffmeter" / "embedded" / "shapes"
 STEPS = 25
 GUIDANCE = 3.0
 

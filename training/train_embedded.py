@@ -35,7 +35,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffmeter.counters.op_level import OpCounter
+from diffmeter.metering.counters.op_level import OpCounter
 from diffmeter.units import format_count
 
 ROOT = Path(__file__).resolve().parent.parent

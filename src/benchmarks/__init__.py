@@ -1,1 +1,1 @@
-"""Closed-form counters of whole training steps."""
+"""The FLOPs counter's promised path."""

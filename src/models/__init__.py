@@ -1,1 +1,1 @@
-"""Models that diffmeter brings along for its own counters: ResNet-BK and its BK-Core."""
+"""The ResNet-BK model's promised path."""

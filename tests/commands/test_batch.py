@@ -12,8 +12,8 @@ from rich.console import Console
 
 import diffmeter
 from diffmeter import cli
-from diffmeter.batch.display import BatchProgress, printable
-from diffmeter.batch.plan import Costs
+from diffmeter.generation.batch.display import BatchProgress, printable
+from diffmeter.generation.batch.plan import Costs
 from diffmeter.inference import GenerationRequest
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")

@@ -6,9 +6,9 @@ import json
 
 from typer.testing import CliRunner
 
-from diffmeter import catalog
 from diffmeter.cli import build_app
 from diffmeter.errors import InputError
+from diffmeter.models import catalog
 
 
 def run(*arguments: str) -> tuple[str, str]:

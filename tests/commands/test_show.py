@@ -11,8 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import diffmeter
-from diffmeter import cli, images
+from diffmeter import cli
 from diffmeter.inference import generate_image
+from diffmeter.storage import png as images
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from diffmeter.cli import main
-from diffmeter.training_cost import TrainingCost
+from diffmeter.training.cost import TrainingCost
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -21,7 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
 
 @pytest.fixture(scope="module")
 def embedded() -> str:
-    from diffmeter import catalog
+    from diffmeter.models import catalog
 
     model = next((entry.model_id for entry in catalog.entries() if entry.embedded), None)
     if model is None:

@@ -735,10 +735,21 @@ add(
 
 def sana_refiner() -> Any:
     transformer = model(
-        "SanaWMLTX2RefinerTransformer3DModel", in_channels=8, out_channels=8, num_attention_heads=2,
-        attention_head_dim=16, cross_attention_dim=32, vae_scale_factors=(4, 8, 8), audio_in_channels=8,
-        audio_out_channels=8, audio_num_attention_heads=2, audio_attention_head_dim=8, audio_cross_attention_dim=16,
-        num_layers=2, caption_channels=32, rope_double_precision=False,
+        "SanaWMLTX2RefinerTransformer3DModel",
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        vae_scale_factors=(4, 8, 8),
+        audio_in_channels=8,
+        audio_out_channels=8,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=16,
+        num_layers=2,
+        caption_channels=32,
+        rope_double_precision=False,
     )
     return assemble("SanaWMLTX2Refiner", ltx2_parts(transformer=transformer, text_max_sequence_length=24))
 

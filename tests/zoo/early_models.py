@@ -86,10 +86,15 @@ def unclip_parts() -> dict[str, Any]:
             "PriorTransformer", num_attention_heads=2, attention_head_dim=12, embedding_dim=32, num_layers=1
         ),
         "decoder": resnet_unet(
-            "UNet2DConditionModel", sample_size=16, in_channels=3, out_channels=6, cross_attention_dim=32,
+            "UNet2DConditionModel",
+            sample_size=16,
+            in_channels=3,
+            out_channels=6,
+            cross_attention_dim=32,
             down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
             up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            mid_block_type="UNetMidBlock2DSimpleCrossAttn", class_embed_type="identity",
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            class_embed_type="identity",
         ),
         "text_encoder": clip_text(projection=32),
         "tokenizer": clip_tokenizer(),

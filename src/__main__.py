@@ -1,6 +1,0 @@
-"""``python -m diffmeter`` is the ``diffmeter`` command."""
-
-from .cli import main
-
-if __name__ == "__main__":
-    main()

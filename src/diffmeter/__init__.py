@@ -1,0 +1,51 @@
+"""diffmeter: the compute meter for Hugging Face diffusers pipelines.
+
+The public names load on first use, so that importing the package costs nothing and pulls in neither torch nor
+diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__ as __version__
+
+_PUBLIC = {
+    "observe": "metering.recording.recorder",
+    "dry_run": "metering.recording.dry_run",
+    "compare": "reports.comparison",
+    "sweep": "reports.comparison",
+    "ComputeProfile": "profile",
+    "create_profiler": "compute_profiler",
+    "ComputeProfiler": "compute_profiler",
+    "generate_image": "inference",
+    "generate_images_sequential": "inference",
+    "get_model_manager": "model_manager",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{module}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from diffmeter.compute_profiler import ComputeProfiler as ComputeProfiler
+    from diffmeter.compute_profiler import create_profiler as create_profiler
+    from diffmeter.inference import generate_image as generate_image
+    from diffmeter.inference import generate_images_sequential as generate_images_sequential
+    from diffmeter.metering.recording.dry_run import dry_run as dry_run
+    from diffmeter.metering.recording.recorder import observe as observe
+    from diffmeter.model_manager import get_model_manager as get_model_manager
+    from diffmeter.profile import ComputeProfile as ComputeProfile
+    from diffmeter.reports.comparison import compare as compare
+    from diffmeter.reports.comparison import sweep as sweep

@@ -1,0 +1,129 @@
+"""``diffmeter env``: versions, device and settings, for bug reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# Distributions whose versions decide what diffmeter counts or how models are loaded.
+_DISTRIBUTIONS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "huggingface_hub",
+    "safetensors",
+    "tokenizers",
+    "peft",
+    "numpy",
+    "pillow",
+)
+
+
+def run(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object and nothing else.")] = False,
+) -> None:
+    """Show versions, device and settings. Paste it into a bug report; it holds no token."""
+    report = environment()
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for title, values in report.items():
+        print(f"{title}:")
+        width = max((len(name) for name in values), default=0)
+        for name, value in values.items():
+            print(f"  {name:<{width}}  {_readable(value)}")
+
+
+def environment() -> dict[str, dict[str, Any]]:
+    """What ``diffmeter env`` shows: versions, machine, device, settings and hub, each a flat dictionary."""
+    return {
+        "versions": _versions(),
+        "machine": _machine(),
+        "device": _device(),
+        "settings": _settings(),
+        "hub": _hub(),
+    }
+
+
+def _versions() -> dict[str, Any]:
+    from diffmeter._version import __version__
+
+    versions: dict[str, Any] = {"diffmeter": __version__, "python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        versions[name] = _version(name)
+    # Two distributions install a package named thop; which one it is changes the counts of normalization layers.
+    for name in sorted(set(metadata.packages_distributions().get("thop", ["thop"]))):
+        versions[name] = _version(name)
+    return versions
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "executable": sys.executable,
+    }
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    from diffmeter.model_manager import best_device
+
+    device: dict[str, Any] = {"default": best_device(), "torch_threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        device["cuda"] = torch.version.cuda
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            device[f"cuda:{index}"] = properties.name
+            device[f"cuda:{index}_memory_bytes"] = properties.total_memory
+    return device
+
+
+def _settings() -> dict[str, Any]:
+    from diffmeter import config
+
+    return {name: str(value) if isinstance(value, Path) else value for name, value in config.current().items()}
+
+
+def _hub() -> dict[str, Any]:
+    from huggingface_hub import constants, get_token
+
+    return {
+        "endpoint": constants.ENDPOINT,
+        "cache": constants.HF_HUB_CACHE,
+        "offline": bool(constants.HF_HUB_OFFLINE),
+        "token_is_set": get_token() is not None,
+    }
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "not installed"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

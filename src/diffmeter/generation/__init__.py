@@ -1,0 +1,1 @@
+"""Generating images: one request, a sequence, a batch over many processes."""

@@ -1,0 +1,183 @@
+"""Counting inside the real run: for work that a twin would not repeat, and for products outside recorded calls."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import types
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from diffmeter.metering.watching.snapshot import OwnHooks
+
+from .functional import ATTENTION, CONV, LINEAR, MATMUL, PRODUCT_CLASSES, FunctionCounter, attention_is_replaced
+from .module_rules import ModuleCounter
+from .op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
+from .tally import Count
+
+
+class LiveCount:
+    """Both counters around a real call; ``count`` is there after the block.
+
+    Args:
+        modules: the ``id`` of each module of the component that is called, to notice its work in other threads.
+        functions: whether to look at the functions that Python code calls. PyTorch leaves its fused transformer
+            layers while anybody does, so that for these the operators alone decide.
+
+    Attributes:
+        failure: why the count does not hold, if it does not.
+    """
+
+    def __init__(self, modules: Collection[int] = (), functions: bool = True) -> None:
+        self.count: Count | None = None
+        self.failure: str | None = None
+        self._own = modules
+        self._by_functions = functions
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        modules = ModuleCounter()
+        functions = FunctionCounter(modules.covered)
+        operators = OpCounter()
+        thread = threading.get_ident()
+
+        def before(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() == thread:
+                modules.before(module)
+            elif id(module) in self._own and not getattr(_live, "running", False):
+                self.failure = "part of the work ran in another thread, where it is not seen"
+
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if threading.get_ident() == thread:
+                modules.after(module, args, kwargs, output)
+
+        with contextlib.ExitStack() as stack:
+            with OwnHooks():
+                stack.callback(register_module_forward_pre_hook(before).remove)
+                stack.callback(register_module_forward_hook(after, with_kwargs=True).remove)
+            stack.enter_context(operators)
+            if self._by_functions:
+                stack.enter_context(functions)
+            stack.enter_context(_marked_as_running())
+            yield
+        macs = modules.macs + functions.macs
+        if not self._by_functions:
+            macs = Counter({name: n for name, n in modules.macs.items() if name not in PRODUCT_CLASSES})
+            for operator, n in operators.tally.macs.items():
+                macs[class_of_operator(operator)] += n
+        if attention_is_replaced() and self.failure is None:
+            self.failure = "scaled_dot_product_attention was replaced, and its kernel's products are not seen"
+        self.count = Count.of(macs, operators.tally)
+
+
+_live = threading.local()
+
+
+@contextlib.contextmanager
+def _marked_as_running() -> Iterator[None]:
+    outer, _live.running = getattr(_live, "running", False), True
+    try:
+        yield
+    finally:
+        _live.running = outer
+
+
+_CLASS_OF_OP = {"mm": LINEAR, "addmm": LINEAR, "linear": LINEAR, "bmm": MATMUL, "baddbmm": MATMUL, "matmul": MATMUL}
+
+
+def class_of_operator(name: str) -> str:
+    """The op class of a dispatched operator that was seen alone, without the function or module it came from."""
+    short = name.partition(".")[2]
+    if "attention" in short:
+        return ATTENTION
+    if op_class(name) == "convolution":
+        return CONV
+    return _CLASS_OF_OP.get(short, MATMUL)
+
+
+class OutsideCalls(DispatchMode):
+    """Sees products that run between recorded calls: a pipeline that enters a component by one of its submodules.
+
+    Args:
+        busy: whether a recorded call is under way in this thread.
+        found: told of each product outside: (operator name, MACs or None if unknown).
+    """
+
+    _silent: ClassVar[set[Any]] = set()  # operators known to be no product
+
+    def __init__(self, busy: Callable[[], bool], found: Callable[[str, int | None], None]) -> None:
+        super().__init__()
+        self._busy = busy
+        self._found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._silent or self._busy():
+            return self.run(func, args, kwargs or {})
+        return self.look(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Do what the operator does."""
+        return func(*args, **kwargs)
+
+    def look(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run one operator that may be a product, and report it if it is one inside a module."""
+        if is_composite(func):
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = self.run(func, args, kwargs)
+        try:
+            macs = op_macs(func, args, kwargs, out)
+        except LookupError:
+            macs = None
+        else:
+            if macs is None:
+                self._silent.add(func)
+                return out
+        self._found(op_name(func), macs)
+        return out
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the mode off the stack while it lies on top, so that a call inside costs nothing and compiles."""
+        if torch._C._len_torch_dispatch_stack() and _top_mode() is self:
+            with torch.utils._python_dispatch._pop_mode_temporarily():
+                yield
+        else:
+            yield
+
+
+def _top_mode() -> Any:
+    return torch.utils._python_dispatch._get_current_dispatch_mode()
+
+
+def outermost_module(
+    belongs: Callable[[nn.Module], bool], entries: Callable[[nn.Module], Container[str]], within: types.CodeType
+) -> nn.Module | None:
+    """The outermost module on the Python stack that ``belongs``; None in plain pipeline or scheduler code.
+
+    Only a forward counts, or a method by which a pipeline may enter the module: merging an adapter is no inference.
+    A module that does not belong, but runs inside the function ``within`` (a generation), is the second choice: a
+    pipeline may hold or make modules that are no components.
+    """
+    frame = sys._getframe(1)
+    found = stranger = None
+    while frame is not None:
+        if frame.f_code is within:
+            found = found or stranger
+        names = frame.f_code.co_varnames
+        if names and names[0] == "self" and frame.f_code.co_argcount:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and frame.f_code.co_name in entries(owner):
+                stranger = owner
+                if belongs(owner):
+                    found = owner
+        frame = frame.f_back  # type: ignore[assignment]
+    return found

@@ -1,0 +1,374 @@
+"""From a finished recording to a profile: gather calls by signature, find the denoiser, note the conditions."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diffmeter.metering.counters.functional import WEIGHT_CLASSES
+from diffmeter.metering.counters.live import class_of_operator
+from diffmeter.metering.watching.signature import TensorSpec
+from diffmeter.profile import CallProfile, ComponentProfile, ComputeProfile, Conditions, TimelineEntry
+
+if TYPE_CHECKING:
+    from .recorder import CallRecord, DirectProducts, Parts, Recorder
+
+
+@dataclass(frozen=True)
+class PipelineFacts:
+    """What is noted of a pipeline when its run is over."""
+
+    pipeline: str
+    model_id: str | None
+    scheduler: str | None
+    device: str
+    dtype: str | None
+    attention_backend: str
+    components: dict[str, tuple[str, int, str | None]]  # class name, parameters, dtype
+    component_order: tuple[str, ...]
+
+
+def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
+    """Note class names, parameter counts and settings; touches nothing."""
+    components = {}
+    dtypes: Counter[str] = Counter()
+    devices: Counter[str] = Counter()
+    for name, module in parts.components.items():
+        seen: dict[int, Any] = {id(p): p for p in module.parameters()}
+        params = sum(_logical_numel(p) for p in seen.values())
+        kinds = Counter({str(p.dtype).removeprefix("torch."): p.numel() for p in seen.values()})
+        dtype = kinds.most_common(1)[0][0] if kinds else None
+        if dtype is not None:
+            dtypes[dtype] += params
+        for p in seen.values():
+            devices[str(p.device)] += 1
+        inside = getattr(module, "_orig_mod", module)
+        components[name] = (type(inside).__name__, params, dtype)
+    return PipelineFacts(
+        pipeline=type(pipe).__name__,
+        model_id=_model_id(pipe),
+        scheduler=type(parts.schedulers[0]).__name__ if parts.schedulers else None,
+        device=_execution_device(pipe, devices),
+        dtype=dtypes.most_common(1)[0][0] if dtypes else None,
+        attention_backend=_attention_backend(),
+        components=components,
+        component_order=tuple(components),
+    )
+
+
+def _logical_numel(parameter: Any) -> int:
+    """Elements of the weight as the model knows it, also where it is packed into fewer bytes."""
+    state = getattr(parameter, "quant_state", None)
+    shape = getattr(state, "shape", None)
+    if shape is None:
+        return int(parameter.numel())
+    product = 1
+    for size in shape:
+        product *= int(size)
+    return product
+
+
+def _model_id(pipe: Any) -> str | None:
+    config = getattr(pipe, "config", None)
+    name = config.get("_name_or_path") if isinstance(config, Mapping) else None
+    return name or None
+
+
+def _execution_device(pipe: Any, devices: Counter[str]) -> str:
+    try:
+        return str(pipe._execution_device)
+    except Exception:
+        return devices.most_common(1)[0][0] if devices else "cpu"
+
+
+def _attention_backend() -> str:
+    try:
+        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+        name = _AttentionBackendRegistry.get_active_backend()[0]
+        return str(getattr(name, "value", name))
+    except Exception:
+        return "native"
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide what a profile says."""
+    import diffusers
+    import torch
+    import transformers
+
+    from diffmeter._version import __version__
+    from diffmeter.metering.counters.module_rules import thop_distribution
+
+    return {
+        "diffmeter": __version__,
+        "torch": str(torch.__version__),
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "thop": thop_distribution(),
+        "python": platform.python_version(),
+    }
+
+
+def build_profile(recorder: Recorder, facts: PipelineFacts, kind: str, model_id: str | None = None) -> ComputeProfile:
+    """Put a finished recording, whose calls are counted, together."""
+    entries: dict[str, list[_Entry]] = {name: [] for name in facts.component_order}
+    timeline = []
+    for record in recorder.calls:
+        index = _place(entries.setdefault(record.component, []), record)
+        step = _step(recorder, record)
+        timeline.append(TimelineEntry(record.component, index, step, record.generation, record.seconds))
+    for direct in recorder.direct.values():
+        entries.setdefault(direct.component, []).append(_Entry.of_direct(direct))
+    components = {}
+    for name, listed in entries.items():
+        unlisted = (name, recorder.non_components.get(name, 0), None)
+        class_name, params, dtype = facts.components.get(name, unlisted)
+        components[name] = ComponentProfile(name, class_name, params, tuple(e.call() for e in listed), dtype)
+
+    denoisers = _denoisers(recorder, components)
+    generations = max(len(recorder.generations), 1)
+    steps_run = _steps_run(recorder, denoisers)
+    finished = [g for g in recorder.generations if kind == "observed"]
+    arguments = dict(recorder.generations[0].arguments) if recorder.generations else {}
+    input_shape, latent_shape = _image_shapes(recorder.calls, denoisers)
+    conditions = Conditions(
+        pipeline=facts.pipeline,
+        kind=kind,
+        model_id=model_id or facts.model_id,
+        height=input_shape[-2] if input_shape and len(input_shape) >= 4 else arguments.get("height"),
+        width=input_shape[-1] if input_shape and len(input_shape) >= 4 else arguments.get("width"),
+        num_inference_steps=_requested_steps(recorder, steps_run),
+        guidance_scale=_first_number(arguments, ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")),
+        batch=_batch(recorder.calls, denoisers),
+        scheduler=facts.scheduler,
+        dtype=facts.dtype,
+        attention_backend=facts.attention_backend,
+        device=facts.device,
+        arguments=arguments,
+        versions=versions(),
+    )
+    return ComputeProfile(
+        components=components,
+        denoisers=denoisers,
+        conditions=conditions,
+        steps_run=steps_run,
+        generations=generations,
+        uncounted=tuple(_uncounted(recorder)),
+        differences=tuple(_differences(recorder)),
+        inference_time_seconds=sum(g.seconds for g in finished) if finished else None,
+        count_seconds=getattr(recorder, "count_seconds", None),
+        input_shape=input_shape,
+        latent_shape=latent_shape,
+        timeline=tuple(timeline),
+    )
+
+
+def _step(recorder: Recorder, record: CallRecord) -> int | None:
+    """The step that a call belongs to; None for what comes after the last one."""
+    if record.step is None or record.generation < 0:
+        return None
+    made = recorder.generations[record.generation].steps
+    return record.step if record.step < made or not made else None
+
+
+class _Entry:
+    """Calls of one signature being gathered."""
+
+    def __init__(self, record: CallRecord) -> None:
+        self.record = record
+        self.count = 0
+        self.seconds: float | None = None
+        self.direct: DirectProducts | None = None
+
+    @classmethod
+    def of_direct(cls, direct: DirectProducts) -> _Entry:
+        entry = cls.__new__(cls)
+        entry.direct, entry.count, entry.seconds = direct, 1, None
+        return entry
+
+    def takes(self, record: CallRecord) -> bool:
+        mine = self.record
+        return (
+            mine.method == record.method
+            and mine.arguments.key == record.arguments.key
+            and mine.count == record.count
+            and mine.failure == record.failure
+        )
+
+    def add(self, record: CallRecord) -> None:
+        self.count += 1
+        if record.seconds is not None:
+            self.seconds = (self.seconds or 0.0) + record.seconds
+
+    def call(self) -> CallProfile:
+        if self.direct is not None:
+            return _direct_call(self.direct)
+        record, count = self.record, self.record.count
+        shapes = _named_shapes(record)
+        first = next(iter(shapes.values()), (None, None))[0]
+        return CallProfile(
+            method=record.method,
+            count=self.count,
+            batch=first[0] if first else None,
+            shapes={name: list(shape) for name, (shape, _) in shapes.items()},
+            dtypes={name: dtype for name, (_, dtype) in shapes.items()},
+            matmul_macs=None if count is None else count.matmul_macs,
+            matmul_macs_without_attention=None if count is None else count.matmul_macs_without_attention,
+            total_macs=None if count is None else count.total_macs,
+            macs_by_op={} if count is None else dict(count.by_class),
+            op_level={} if count is None else dict(count.op_level),
+            counted="run" if record.in_run else "twin",
+            seconds=self.seconds,
+            output_shape=None if record.output_shape is None else list(record.output_shape),
+            reason=record.failure,
+        )
+
+
+def _place(listed: list[_Entry], record: CallRecord) -> int:
+    for index, entry in enumerate(listed):
+        if entry.takes(record):
+            entry.add(record)
+            return index
+    listed.append(_Entry(record))
+    listed[-1].add(record)
+    return len(listed) - 1
+
+
+def _direct_call(direct: DirectProducts) -> CallProfile:
+    by_class: Counter[str] = Counter()
+    for operator, macs in direct.macs.items():
+        by_class[class_of_operator(operator)] += macs
+    return CallProfile(
+        method=direct.path,
+        count=1,
+        batch=None,
+        shapes={},
+        dtypes={},
+        matmul_macs=sum(direct.macs.values()),
+        matmul_macs_without_attention=sum(m for name, m in by_class.items() if name in WEIGHT_CLASSES),
+        total_macs=sum(direct.macs.values()),
+        macs_by_op=dict(by_class),
+        op_level=dict(direct.macs),
+        counted="run",
+    )
+
+
+def _named_shapes(record: CallRecord) -> dict[str, tuple[tuple[int, ...], str]]:
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, TensorSpec):
+            found[name] = (value.shape, str(value.dtype).removeprefix("torch."))
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                walk(f"{name}.{key}", item)
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                walk(f"{name}.{index}", item)
+
+    args, kwargs = record.arguments.tree
+    for index, value in enumerate(args):
+        walk(record.names[index] if index < len(record.names) else str(index), value)
+    for name, value in kwargs.items():
+        walk(name, value)
+    return found
+
+
+def _denoisers(recorder: Recorder, components: Mapping[str, ComponentProfile]) -> tuple[str, ...]:
+    """The components called last before scheduler steps; without a scheduler, the one called most."""
+    if recorder.last_before_step:
+        return tuple(name for name in components if recorder.last_before_step.get(name))
+    called = [c for c in components.values() if c.calls]
+    named = [c for c in called if c.name.split(".")[-1] in ("unet", "transformer", "prior", "decoder")]
+    candidates = named or called
+    if not candidates:
+        return ()
+    return (max(candidates, key=lambda c: (c.call_count, c.total_macs or 0)).name,)
+
+
+def _steps_run(recorder: Recorder, denoisers: tuple[str, ...]) -> int | None:
+    total = 0
+    for index, generation in enumerate(recorder.generations):
+        requested = generation.arguments.get("num_inference_steps")
+        made = generation.steps
+        if not made:
+            made = sum(1 for r in recorder.calls if r.generation == index and r.component in denoisers)
+        total += min(made, requested) if isinstance(requested, int) and requested > 0 else made
+    if not recorder.generations:
+        total = sum(1 for record in recorder.calls if record.component in denoisers)
+    return total or None
+
+
+def _requested_steps(recorder: Recorder, steps_run: int | None) -> int | None:
+    for generation in recorder.generations:
+        requested = generation.arguments.get("num_inference_steps")
+        if isinstance(requested, int):
+            return requested
+    return steps_run
+
+
+def _first_number(arguments: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
+    for name in names:
+        value = arguments.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def _batch(calls: list[CallRecord], denoisers: tuple[str, ...]) -> int | None:
+    """Batch of the denoiser's first call, guidance included."""
+    for record in calls:
+        if record.component in denoisers and record.arguments.tensors:
+            shape = record.arguments.tensors[0].shape
+            return shape[0] if shape else None
+    return None
+
+
+def _image_shapes(
+    calls: list[CallRecord], denoisers: tuple[str, ...]
+) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Shapes of the picture and of the latents it was decoded from, as the model that ran has them.
+
+    With a decoder: what went in and what came out of its last call. Without: the denoiser's first tensor is both.
+    """
+    for record in reversed(calls):
+        if record.method in ("decode", "tiled_decode") and record.arguments.tensors:
+            return record.output_shape, record.arguments.tensors[0].shape
+    for record in calls:
+        if record.component in denoisers and record.arguments.tensors:
+            shape = record.arguments.tensors[0].shape
+            return (shape if len(shape) >= 4 and shape[1] == 3 else None), shape
+    return None, None
+
+
+def _uncounted(recorder: Recorder) -> Iterator[dict[str, Any]]:
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    for record in recorder.calls:
+        if record.failure is not None:
+            reasons[record.component, "reason", record.failure] += 1
+        elif record.count is not None:
+            for operator, times in record.count.unknown.items():
+                reasons[record.component, "op", operator] += times
+    for direct in recorder.direct.values():
+        for operator, times in direct.unknown.items():
+            reasons[direct.component, "op", operator] += times
+    for component, reason in recorder.notes:
+        reasons[component, "reason", reason] += 1
+    for (component, kind, text), times in reasons.items():
+        yield {"component": component, kind: text, "calls": times}
+
+
+def _differences(recorder: Recorder) -> Iterator[dict[str, Any]]:
+    seen = set()
+    for record in recorder.calls:
+        if record.count is None:
+            continue
+        for group, (thop, op_level) in record.count.differences.items():
+            entry = (record.component, record.method, group, thop, op_level)
+            if entry not in seen:
+                seen.add(entry)
+                yield dict(zip(("component", "method", "op", "thop", "op_level"), entry, strict=False))

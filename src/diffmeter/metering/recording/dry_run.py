@@ -1,0 +1,609 @@
+"""Dry runs: the pipeline's own Python, with its real scheduler and loops, while twins stand in for its components.
+
+Every call is seen, nothing heavy is computed and no weight is needed. The pipeline given is not touched: a stand-in
+pipeline of the same class is run, whose components answer as the originals and return zeros of the right shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import logging
+import os
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffmeter.errors import CountError, DiffmeterError, InputError
+from diffmeter.metering.counters.live import OutsideCalls
+from diffmeter.metering.twins.argument_mutations import hand_back
+from diffmeter.metering.twins.building import build_twin, why_untrusted
+from diffmeter.metering.twins.replay import READS, random_state_kept
+from diffmeter.metering.watching.signature import freeze, map_leaves
+from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
+from diffmeter.metering.watching.trust import foreign_code
+from diffmeter.profile import ComputeProfile
+
+from .assemble import build_profile, describe_pipeline
+from .recorder import CallRecord, Recorder, TwinCounts, parts_of, uncompiled
+
+logger = logging.getLogger(__name__)
+
+
+def dry_run(pipe_or_model_id: Any, *, token_count: int | None = None, **call_arguments: Any) -> ComputeProfile:
+    """What a pipeline call would cost, without computing it.
+
+    >>> dry_run("stabilityai/stable-diffusion-xl-base-1.0", height=1024, width=1024, num_inference_steps=30)
+    >>> dry_run(pipe, prompt="a red circle", num_inference_steps=30)
+
+    Args:
+        pipe_or_model_id: a loaded pipeline on any device (it is not touched), one built on the meta device, or the
+            id or folder of a model, of which only the configuration is used.
+        token_count: number of tokens that a prompt is taken to have where the tokenizer is not there.
+        call_arguments: what the pipeline's ``__call__`` would get. A prompt or image that it requires and that is
+            not given is stood in for; for a model of the catalogue, its default size, steps and guidance hold.
+
+    Raises:
+        InputError: an argument that the pipeline does not take or accept, or an object that is no pipeline.
+        DiffmeterError: a component cannot run without its weights' values.
+    """
+    if isinstance(pipe_or_model_id, (str, os.PathLike)):
+        from diffmeter.model_manager import build_pipeline_without_weights
+
+        pipe = build_pipeline_without_weights(pipe_or_model_id, token_count=token_count)
+        return _dry_run_of_model(pipe_or_model_id, pipe, call_arguments)
+    return run_dry(pipe_or_model_id, call_arguments)
+
+
+def profile_model(
+    model: str | os.PathLike[str],
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch: int = 1,
+    prompt: str | None = None,
+    token_count: int | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> ComputeProfile:
+    """:func:`dry_run` of a model with the usual options by the same names for every pipeline.
+
+    None leaves an option to the model's own default. Sizes are in pixels.
+
+    Raises:
+        InputError: a value that the model cannot take, named in the message.
+        ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
+    """
+    _check_positive({"height": height, "width": width, "number of steps": steps, "batch": batch})
+    runs = ModelDryRuns(model, token_count=token_count, revision=revision, variant=variant)
+    return runs.profile(
+        height=height, width=width, steps=steps, guidance_scale=guidance_scale, batch=batch, prompt=prompt
+    )
+
+
+class ModelDryRuns:
+    """Dry runs of one model, which is built once: a signature that one run counted is not counted again in the next.
+
+    Arguments and exceptions are those of :func:`profile_model`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        token_count: int | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> None:
+        _check_positive({"number of tokens": token_count})
+        from diffmeter.model_manager import build_pipeline_without_weights
+
+        self.model = model
+        self._pipe = build_pipeline_without_weights(model, token_count=token_count, revision=revision, variant=variant)
+        self._known = KnownCounts()
+
+    def profile(
+        self,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        batch: int = 1,
+        prompt: str | None = None,
+    ) -> ComputeProfile:
+        """The profile of one generation."""
+        from diffmeter.models import catalog
+
+        _check_positive({"height": height, "width": width, "number of steps": steps, "batch": batch})
+        entry = catalog.find(self.model) if isinstance(self.model, str) else None
+        guidance = entry.defaults.guidance_argument if entry is not None else "guidance_scale"
+        parameters = inspect.signature(type(self._pipe).__call__).parameters
+        arguments: dict[str, Any] = {}
+        for name, what, value in (
+            ("height", "height", height),
+            ("width", "width", width),
+            ("num_inference_steps", "number of steps", steps),
+            (guidance, "guidance scale", guidance_scale),
+            ("prompt", "prompt", prompt),
+        ):
+            if value is None:
+                continue
+            if name not in parameters:
+                raise InputError(f"{self.model} ({type(self._pipe).__name__}) takes no {what}.")
+            arguments[name] = value
+        if batch > 1:
+            arguments[batch_argument(self._pipe)] = batch
+        return self.dry_run(**arguments)
+
+    def dry_run(self, **call_arguments: Any) -> ComputeProfile:
+        """:func:`dry_run` of this model."""
+        return _dry_run_of_model(self.model, self._pipe, call_arguments, self._known)
+
+
+def _check_positive(sizes: Mapping[str, int | None]) -> None:
+    for what, size in sizes.items():
+        if size is not None and size < 1:
+            raise InputError(f"The {what} must be at least 1, not {size}.")
+
+
+def batch_argument(pipe: Any) -> str:
+    """The argument of a pipeline's call for several pictures at once.
+
+    Raises:
+        InputError: it makes one picture a call.
+    """
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    for name in ("num_images_per_prompt", "batch_size", "num_videos_per_prompt", "num_waveforms_per_prompt"):
+        if name in parameters:
+            return name
+    raise InputError(f"{type(pipe).__name__} makes one picture a call: no other batch is possible.")
+
+
+def _dry_run_of_model(
+    model: str | os.PathLike[str], pipe: Any, given: Mapping[str, Any], known: KnownCounts | None = None
+) -> ComputeProfile:
+    from diffmeter.model_manager import default_call_arguments
+
+    arguments = _with_prompt(inspect.signature(type(pipe).__call__).parameters, given)
+    arguments = {**default_call_arguments(model, pipe, arguments), **arguments}
+    return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model), known=known)
+
+
+def run_dry(
+    pipe: Any,
+    call_arguments: Mapping[str, Any],
+    *,
+    owned: bool = False,
+    model_id: str | None = None,
+    known: KnownCounts | None = None,
+) -> ComputeProfile:
+    """:func:`dry_run` of a pipeline; ``owned`` says that its meta components may themselves serve as twins.
+
+    ``known`` holds what earlier dry runs of the same owned pipeline counted, and gets what this one counts.
+    """
+    rehearsal = rehearse(pipe, call_arguments, owned=owned, known=known)
+    return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=model_id)
+
+
+def rehearse(
+    pipe: Any, call_arguments: Mapping[str, Any], *, owned: bool = False, known: KnownCounts | None = None
+) -> DryRunRecorder:
+    """Let a pipeline's own Python run around stand-ins, and keep what its components were called with.
+
+    Raises:
+        InputError: the pipeline does not accept the arguments.
+        DiffmeterError: it stopped midway, or called none of its components.
+    """
+    rehearsal = DryRunRecorder(pipe, owned, known)
+    arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
+    started = time.perf_counter()
+    with _quiet(), random_state_kept(), WriteWatch(), rehearsal.watching(), rehearsal.outside:
+        rehearsal._home_is_watched = True
+        try:
+            rehearsal.pipe(**arguments)
+        except DiffmeterError:
+            raise
+        except Exception as error:
+            if rehearsal.calls or not isinstance(error, (ValueError, TypeError)):
+                where = f" after {rehearsal.calls[-1].component}" if rehearsal.calls else ""
+                raise DiffmeterError(
+                    f"The dry run of {rehearsal.facts.pipeline} stopped{where}: {type(error).__name__}: {error}"
+                ) from error
+            raise InputError(f"{rehearsal.facts.pipeline} does not accept these arguments: {error}") from error
+        finally:
+            rehearsal.remember()
+    rehearsal.count_seconds = time.perf_counter() - started
+    if not rehearsal.calls and not rehearsal.direct:
+        raise DiffmeterError(f"{rehearsal.facts.pipeline} called none of its components in the dry run.")
+    return rehearsal
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Zeros instead of pictures make NumPy, the image code and the pipelines warn; nobody wants to read that."""
+    import numpy as np
+
+    libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [library.level for library in libraries]
+    try:
+        for library in libraries:
+            library.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.setLevel(level)
+
+
+class KnownCounts:
+    """What dry runs of one owned pipeline counted so far, for its next dry run.
+
+    Counts are handed on only while the twin is, part by part, what it was when they were made.
+    """
+
+    def __init__(self) -> None:
+        self._by_component: dict[str, tuple[TwinCounts, ModuleSnapshot]] = {}
+
+    def of(self, name: str, twin: nn.Module) -> tuple[TwinCounts, ModuleSnapshot] | None:
+        """The counts of a component and the structure that they hold for, if its twin still has that structure."""
+        found = self._by_component.get(name)
+        if found is None or found[0].twin is not twin or found[0].stateful:
+            return None
+        return found if found[1]._equals(ModuleSnapshot(twin)) else None
+
+    def keep(self, name: str, counts: TwinCounts, picture: ModuleSnapshot) -> None:
+        """Hand on the counts of a component."""
+        self._by_component[name] = (counts, picture)
+
+
+class DryRunRecorder(Recorder):
+    """Records a dry run and plays the components' part in it."""
+
+    def __init__(self, pipe: Any, owned: bool = False, known: KnownCounts | None = None) -> None:
+        original = parts_of(pipe)
+        self.facts = describe_pipeline(pipe, original)
+        self.count_seconds = 0.0
+        self._known = known
+        stand_ins: dict[int, Any] = {}
+        self._counts: dict[str, TwinCounts] = {}
+        self._pictures: dict[str, ModuleSnapshot] = {}
+        self._unknowable: dict[str, str] = {}
+        for name, module in original.components.items():
+            twin = self._stand_in(name, uncompiled(module), owned)
+            stand_ins[id(module)] = twin
+        stand_in = _stand_in_pipeline(pipe, stand_ins)
+        for name, module in original.components.items():
+            _bring_back_cache(self._counts[name], uncompiled(module), stand_ins)
+        super().__init__(stand_in)
+        self._doubts: list[tuple[str, str]] = []
+        self.outside = HostTensors(self._busy, self._on_direct_product, self._unknown_way)
+
+    def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
+        structure = ModuleSnapshot(module)
+        untrusted = why_untrusted(structure)
+        if owned and untrusted is None and all(p.is_meta for p in module.parameters()):
+            twin = module
+        else:
+            try:
+                twin = build_twin(structure)
+            except Exception as error:
+                raise DiffmeterError(f"No stand-in for {name} could be made: {error}") from error
+        cached = getattr(module, "_cache_config", None) is not None
+        stateful = cached or foreign_code(structure) is not None
+        if untrusted is not None and not cached:
+            self._unknowable[name] = f"{untrusted}: what it does to the work shows only in a real run"
+        twin.__class__ = _on_cpu(type(twin))
+        known = None if self._known is None else self._known.of(name, twin)
+        if known is None:
+            self._counts[name] = TwinCounts(twin, stateful)
+        else:
+            self._counts[name], self._pictures[name] = known
+        return twin
+
+    def remember(self) -> None:
+        """Hand what was counted on to the next dry run."""
+        if self._known is not None:
+            for name, picture in self._pictures.items():
+                self._known.keep(name, self._counts[name], picture)
+
+    def _on_component(self, name: str, module: nn.Module, method: str, proceed: Any, args: Any, kwargs: Any) -> Any:
+        record = self.new_call(name, method, None, freeze(args, kwargs))
+        self._local.inside = True
+        try:
+            with self.outside.paused():
+                counted = self._current_counts(name, module).get(method, record.arguments, proceed)
+        except CountError as error:
+            raise DiffmeterError(f"{name} cannot be run without its values: {error}") from error
+        finally:
+            self._local.inside = False
+        if name in self._unknowable:
+            record.failure = self._unknowable[name]
+        else:
+            record.take(counted)
+        if counted.assumed and _holds_numbers(counted.output):
+            self._unknown_way(f"{method} returned a number that only a real run knows")
+        hand_back(counted.written, args, kwargs, _as_pipeline_sees_it)
+        output = _as_pipeline_sees_it(counted.output)
+        first = _first_tensor(output)
+        record.output_shape = None if first is None else tuple(first.shape)
+        return output
+
+    def _unknown_way(self, why: str) -> None:
+        """From here on the pipeline may do something else in a real run: to be noted as soon as it calls again."""
+        self._doubts.append((self._last_component or self.facts.pipeline, why))
+
+    def new_call(self, *call: Any) -> CallRecord:
+        for doubt in self._doubts:
+            self.note(*doubt)
+        self._doubts.clear()
+        return super().new_call(*call)
+
+    def _current_counts(self, name: str, twin: nn.Module) -> TwinCounts:
+        """The counts that hold for a stand-in as it is now: the pipeline may have changed it since the last call."""
+        picture = self._pictures.get(name)
+        if picture is None or not picture.same():
+            if picture is not None:
+                self._counts[name] = TwinCounts(twin, self._counts[name].stateful)
+            self._pictures[name] = ModuleSnapshot(twin)
+        return self._counts[name]
+
+
+class HostTensors(OutsideCalls):
+    """Keeps the pipeline's own code on small CPU tensors, also where it reads a weight or enters a submodule.
+
+    What a stand-in returned, and everything computed from it, has values that mean nothing: ``unknown`` is told when
+    the pipeline looks at one.
+    """
+
+    def __init__(
+        self, busy: Callable[[], bool], found: Callable[[str, int | None], None], unknown: Callable[[str], None]
+    ) -> None:
+        super().__init__(busy, found)
+        self._unknown = unknown
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not any(map(_is_stand_in, _tensors((*args, *kwargs.values())))):
+            return self._run(func, args, kwargs)
+        if func in READS:
+            self._unknown("the pipeline looks at a value that only a real run knows")
+        out = self._run(func, args, kwargs)
+        for tensor in _tensors((out,)):
+            _mark(tensor)
+        if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
+            _mark(args[0])
+            if args[0]._base is not None:
+                _mark(args[0]._base)
+        return out
+
+    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "meta":
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        if any(t.is_meta for t in _tensors(args)) or any(t.is_meta for t in _tensors(tuple(kwargs.values()))):
+            if kwargs.get("device") is not None:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            args = map_leaves(args, torch.Tensor, _as_meta)
+            kwargs = map_leaves(kwargs, torch.Tensor, _as_meta)
+            return map_leaves(func(*args, **kwargs), torch.Tensor, _zeros)
+        return func(*args, **kwargs)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _tensors(values: tuple[Any, ...]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, torch.Tensor))
+
+
+def _as_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """What a pipeline gets for a tensor that a twin returned."""
+    if tensor.is_meta:
+        return _mark(torch.zeros(tensor.shape, dtype=tensor.dtype))
+    return tensor.clone()
+
+
+def _as_pipeline_sees_it(value: Any) -> Any:
+    return map_leaves(value, torch.Tensor, _zeros)
+
+
+def _mark(tensor: torch.Tensor) -> torch.Tensor:
+    """Note that the values of a tensor mean nothing."""
+    tensor._diffmeter_stand_in = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def _is_stand_in(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "_diffmeter_stand_in")
+
+
+def _holds_numbers(output: Any) -> bool:
+    """Whether there is a number among what a call returned that is no tensor.
+
+    A boolean is none: verdicts such as a safety checker's decide about pictures, not about work.
+    """
+    if isinstance(output, (int, float)):
+        return not isinstance(output, bool)
+    if isinstance(output, Mapping):
+        return any(map(_holds_numbers, output.values()))
+    return isinstance(output, (list, tuple)) and any(map(_holds_numbers, output))
+
+
+def _first_tensor(output: Any) -> torch.Tensor | None:
+    from diffmeter.metering.watching.signature import iter_tensors
+
+    return next(iter_tensors(output), None)
+
+
+_on_cpu_classes: dict[type, type] = {}
+
+
+def _on_cpu(cls: type) -> type:
+    """A class whose instances say that they are on the CPU, where the dry run's tensors are."""
+    if not hasattr(cls, "device") or cls in _on_cpu_classes.values():
+        return cls
+    known = _on_cpu_classes.get(cls)
+    if known is None:
+        namespace = {
+            "device": property(lambda self: torch.device("cpu")),
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+        }
+        known = _on_cpu_classes[cls] = type(cls)(cls.__name__, (cls,), namespace)
+    return known
+
+
+def _stand_in_pipeline(pipe: Any, stand_ins: dict[int, Any]) -> Any:
+    """A pipeline of the same class around the stand-ins; schedulers are copied, the rest is shared."""
+    known = stand_ins.get(id(pipe))
+    if known is not None:
+        return known
+    clone = object.__new__(type(pipe))
+    stand_ins[id(pipe)] = clone
+
+    def stand_in(value: Any) -> Any:
+        if id(value) in stand_ins:
+            return stand_ins[id(value)]
+        if isinstance(getattr(value, "components", None), Mapping) and callable(value):
+            return _stand_in_pipeline(value, stand_ins)
+        if callable(getattr(value, "step", None)) and hasattr(value, "config"):
+            stand_ins[id(value)] = copy.deepcopy(value)
+            return stand_ins[id(value)]
+        if callable(getattr(value, "postprocess_video", None)):
+            return _without_large_videos(value)
+        if type(value) in (list, tuple):
+            return type(value)(stand_in(item) for item in value)
+        if type(value) is dict:
+            return {name: stand_in(item) for name, item in value.items()}
+        return value
+
+    for name, value in vars(pipe).items():
+        clone.__dict__[name] = stand_in(value)
+    if "_all_hooks" in clone.__dict__:  # offloading belongs to the original
+        clone.__dict__["_all_hooks"] = []
+    clone.__dict__["_offload_device"] = None
+    clone.__dict__["_progress_bar_config"] = {"disable": True}
+    return clone
+
+
+#: elements above which a decoded video is not converted: its copies would take gigabytes, and nobody looks at zeros
+_VIDEO_LIMIT = 1 << 25
+
+
+def _without_large_videos(processor: Any) -> Any:
+    """A video processor that hands large videos back as they are."""
+    clone = copy.copy(processor)
+
+    def postprocess_video(video: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(video, torch.Tensor) and video.numel() > _VIDEO_LIMIT:
+            return video
+        return processor.postprocess_video(video, *args, **kwargs)
+
+    clone.postprocess_video = postprocess_video
+    return clone
+
+
+def _bring_back_cache(counts: TwinCounts, original: nn.Module, stand_ins: dict[int, Any]) -> None:
+    """Give a twin the step cache that its original has, with a state of its own."""
+    known = getattr(original, "_cache_config", None)
+    if known is None:
+        return
+    config = stand_ins[id(known)] = copy.copy(known)
+    for name, value in vars(config).items():
+        if isinstance(value, types.FunctionType) and value.__closure__:
+            setattr(config, name, _rebound(value, stand_ins))
+    counts.twin._cache_config = None  # type: ignore[assignment]
+    counts.twin.enable_cache(config)  # type: ignore[operator]
+
+
+def _rebound(function: types.FunctionType, stand_ins: dict[int, Any]) -> types.FunctionType:
+    """A function that sees the stand-ins where the original sees pipeline and components."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(types.CellType(stand_ins.get(id(cell.cell_contents), cell.cell_contents)))
+        except ValueError:  # an empty cell
+            cells.append(cell)
+    rebound = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+    )
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
+
+
+def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the call: tensors on the CPU, generators copied, what is required and missing stood in for."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [name for name in given if name not in parameters]
+    if unknown and not open_ended:
+        allowed = ", ".join(name for name in parameters if name != "self")
+        raise InputError(f"{type(pipe).__name__} takes no argument {unknown[0]!r}: it takes {allowed}.")
+    arguments = map_leaves(dict(given), torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
+    arguments = map_leaves(arguments, torch.Generator, _copied_generator)
+    arguments = _with_prompt(parameters, arguments)
+    for name, parameter in parameters.items():
+        if name in arguments or name == "self" or parameter.default is not parameter.empty:
+            continue
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        stand_in = _required_argument(name, arguments)
+        if stand_in is None:
+            raise InputError(f"{type(pipe).__name__} needs {name!r}: pass it as an argument.")
+        arguments[name] = stand_in
+    return arguments
+
+
+def _with_prompt(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with a prompt stood in for where none is given, nor an image that makes one unnecessary."""
+    prompt = parameters.get("prompt")
+    others = ("prompt", "prompt_embeds", "caption", "text_embeddings")
+    if prompt is None or any(given.get(name) is not None for name in others):
+        return dict(given)
+    plain = (bool, int, float, str, type(None))  # how many images, how strong their guidance
+    inputs = [name for name, value in given.items() if not isinstance(value, plain)]
+    has_input = any(kind in name for name in inputs for kind in ("image", "video", "audio"))
+    if has_input and prompt.default is not prompt.empty:
+        return dict(given)
+    return {**given, "prompt": "a photo"}
+
+
+def _required_argument(name: str, arguments: Mapping[str, Any]) -> Any:
+    from PIL import Image
+
+    size = (int(arguments.get("width") or 512), int(arguments.get("height") or 512))
+    if name in ("image", "control_image", "init_image", "input_image", "example_image", "conditioning_image"):
+        return Image.new("RGB", size)
+    if name in ("mask_image", "mask"):
+        return Image.new("L", size, 255)
+    if name == "class_labels":
+        return [0]
+    if name == "prompt":
+        return "a photo"
+    return None
+
+
+def _copied_generator(generator: torch.Generator) -> torch.Generator:
+    copied = torch.Generator("cpu")
+    if generator.device.type == "cpu":
+        copied.set_state(generator.get_state())
+    return copied

@@ -1,0 +1,267 @@
+"""Twins: copies of a component's structure whose tensors lie on the meta device.
+
+A twin has the same layers, classes and flags, takes no memory, and shares nothing that can be changed with the
+module it stands for. Hooks of the run (offloading, casting, caches, the user's) are left behind; attention that
+runs through a special kernel is put back to PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import functools
+import logging
+import types
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffmeter.metering.watching.signature import ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
+from diffmeter.metering.watching.snapshot import BASE_KEYS, SHARED_KEYS, ModuleSnapshot, Part, no_garbage_collection
+
+logger = logging.getLogger(__name__)
+
+#: instance attributes that belong to the run, not to the model
+_RUN_KEYS = frozenset({"forward", "_old_forward", "_hf_hook", "_diffusers_hook"})
+_HOOK_TABLES = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+
+
+class UntrustedStructure(Exception):
+    """The work of this component depends on more than its structure and its arguments; the text says on what."""
+
+
+def why_untrusted(structure: ModuleSnapshot) -> str | None:
+    """What makes a forward of a twin differ from the component's own, or None where nothing does.
+
+    Trusted: hooks of accelerate and diffusers that move or cast tensors, and hooks of torch and transformers that
+    are part of the model. Not trusted: step caches, layer skipping, hooks and replaced ``forward`` methods of anybody
+    else, because they can skip, repeat or change work.
+    """
+    for part in structure.altered:
+        attributes = part.attributes
+        registry = attributes.get("_diffusers_hook")
+        forwards = [attributes.get("forward"), attributes.get("_old_forward")]
+        if registry is not None:
+            forwards += [reference.forward for reference in registry._fn_refs[:1]]
+            for name, hook in registry.hooks.items():
+                if type(hook).__name__ not in _TRUSTED_DIFFUSERS_HOOKS:
+                    return f"hook {name!r} on {part.cls.__name__}"
+        if "_hf_hook" in attributes and not _trusted_accelerate_hook(attributes["_hf_hook"]):
+            return f"hook {type(attributes['_hf_hook']).__name__} on {part.cls.__name__}"
+        if not all(forward is None or _is_own_forward(forward, part) for forward in forwards):
+            return f"replaced forward of {part.cls.__name__}"
+        for hooks in part.hooks.values():
+            for hook in hooks.values():
+                if not _belongs_to_model(hook):
+                    return f"forward hook {_name_of(hook)} on {part.cls.__name__}"
+    return None
+
+
+_TRUSTED_DIFFUSERS_HOOKS = frozenset(
+    {
+        "LayerwiseCastingHook",
+        "PeftInputAutocastDisableHook",
+        "GroupOffloadingHook",
+        "LazyPrefetchGroupOffloadingHook",
+        "LayerExecutionTrackerHook",
+    }
+)
+
+
+def _trusted_accelerate_hook(hook: Any) -> bool:
+    if type(hook).__name__ == "SequentialHook":
+        return all(_trusted_accelerate_hook(each) for each in hook.hooks)
+    return type(hook).__module__ == "accelerate.hooks" and type(hook).__name__ in (
+        "AlignDevicesHook",
+        "CpuOffload",
+        "LayerwiseCastingHook",
+    )
+
+
+def _is_own_forward(function: Any, part: Part) -> bool:
+    """Whether a ``forward`` found on a module is its class's, possibly compiled or with a hook around it."""
+    function = getattr(function, "_torchdynamo_orig_callable", function)
+    if isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, types.MethodType):
+        cls: Any = part.cls
+        own = cls.forward
+        inside = getattr(function.__func__, "__wrapped__", None)  # of a method that is watched
+        return function.__self__ is part.module and (function.__func__ is own or inside is own)
+    origin = getattr(function, "__globals__", {}).get("__name__", "")
+    return origin.startswith(("accelerate.hooks", "diffusers.hooks"))  # which hook it is was looked at
+
+
+def _belongs_to_model(hook: Any) -> bool:
+    """Hooks that torch and transformers themselves put on a model, as part of what it computes and returns.
+
+    Weight normalisation is one, transformers' capture of hidden states another. They hold no module of their own,
+    so a twin uses them as they are.
+    """
+    module = (getattr(hook, "__module__", None) if callable(hook) else None) or type(hook).__module__
+    return module.startswith(("torch.nn.utils.", "transformers."))
+
+
+def _name_of(hook: Any) -> str:
+    return getattr(hook, "__qualname__", type(hook).__name__)
+
+
+def build_twin(structure: ModuleSnapshot) -> nn.Module:
+    """The twin of a structure.
+
+    Raises:
+        CountError: an attribute cannot be copied.
+    """
+    with no_garbage_collection():
+        return _build(structure, structure.parts)
+
+
+def _build(structure: ModuleSnapshot, parts: list[Part]) -> nn.Module:
+    memo: dict[int, Any] = {}
+    for part in parts:
+        memo[id(part.module)] = object.__new__(part.cls)
+    for part in parts:
+        for tensor in (*part.parameters.values(), *part.buffers.values()):
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = _meta_tensor(tensor)
+    for value, attributes in structure.helpers.values():
+        if not isinstance(value, _SHARED_TYPES):
+            try:
+                clone = copy.copy(value)
+            except Exception:
+                continue
+            if clone is value:  # it cannot be copied, and must not be written to
+                continue
+            memo[id(value)] = clone
+            clone.__dict__.clear()
+            clone.__dict__.update({name: _copy(item, memo) for name, item in attributes.items()})
+    for part in parts:
+        _fill(memo[id(part.module)], part, memo)
+    for part in structure.altered:
+        _use_compute_dtype(memo[id(part.module)], part)
+    root: nn.Module = memo[id(structure.root)]
+    for module in root.modules():
+        _use_plain_linear(module)
+        _use_native_attention(module)
+    return root
+
+
+_SHARED_TYPES = (torch.Generator, torch.nn.Module)
+
+
+def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
+    values: dict[str, Any] = {}
+    for name, value in part.attributes.items():
+        if name in _RUN_KEYS or name in ("_modules", "_parameters", "_buffers"):
+            continue
+        if name in _HOOK_TABLES:
+            values[name] = collections.OrderedDict()
+        elif name in BASE_KEYS:
+            values[name] = set(value) if isinstance(value, set) else value
+        elif isinstance(value, ATOMS) or name in SHARED_KEYS:
+            values[name] = value
+        else:
+            values[name] = _copy(value, memo)
+    if "_compiled_call_impl" in values:
+        values["_compiled_call_impl"] = None
+    values["_modules"] = {name: None if m is None else memo[id(m)] for name, m in part.modules.items()}
+    values["_parameters"] = {name: None if p is None else memo[id(p)] for name, p in part.parameters.items()}
+    values["_buffers"] = {name: None if b is None else memo[id(b)] for name, b in part.buffers.items()}
+    for key, hooks in part.hooks.items():
+        for number, hook in hooks.items():
+            if _belongs_to_model(hook):
+                values[key][number] = _copy(hook, memo)
+                for flag in (f"{key}_with_kwargs", f"{key}_always_called"):
+                    if number in part.attributes.get(flag, ()):
+                        values[flag][number] = True
+    twin.__dict__.update(values)
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, ATOMS):
+        return value
+    value = getattr(value, "_torchdynamo_orig_callable", value)  # what was compiled: a method is bound to the twin
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if isinstance(value, TensorSpec):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if isinstance(value, torch.Tensor):
+        return _meta_tensor(value)
+    if type(value) in (list, tuple):
+        return type(value)(_copy(item, memo) for item in value)
+    if type(value) is dict:
+        return {name: _copy(item, memo) for name, item in value.items()}
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # a lock, a stream, a file: nothing that decides the count
+        logger.debug("shared with the twin, since it cannot be copied: %r", type(value))
+        return value
+
+
+def _meta_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
+        if tensor.numel() <= INTEGER_VALUES_LIMIT and type(tensor) is torch.Tensor:
+            return tensor.detach().to("cpu", copy=True)  # positions and index tables may decide a shape
+    meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(meta, requires_grad=False)
+    return meta
+
+
+def _use_compute_dtype(twin: nn.Module, part: Part) -> None:
+    """Weights that a hook casts for each call have the type that they are computed in."""
+    registry = part.attributes.get("_diffusers_hook")
+    hooks = [*(registry.hooks.values() if registry is not None else ()), part.attributes.get("_hf_hook")]
+    dtype = next((h.compute_dtype for h in hooks if type(h).__name__ == "LayerwiseCastingHook"), None)
+    if dtype is None:
+        return
+    tables: Any = (twin._parameters, twin._buffers)
+    for tensors in tables:
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.is_floating_point():
+                cast = torch.empty(tensor.shape, dtype=dtype, device="meta")
+                tensors[name] = nn.Parameter(cast, requires_grad=False) if isinstance(tensor, nn.Parameter) else cast
+
+
+def _use_plain_linear(module: nn.Module) -> None:
+    """A quantised linear layer packs its weight; its product is that of a plain one of the same size."""
+    if not isinstance(module, nn.Linear) or type(module) is nn.Linear:
+        return
+    weight = module._parameters.get("weight")
+    if weight is None or (weight.is_floating_point() and weight.shape == (module.out_features, module.in_features)):
+        return
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    module.__class__ = nn.Linear
+    module._parameters["weight"] = nn.Parameter(
+        torch.empty(module.out_features, module.in_features, dtype=dtype, device="meta"), requires_grad=False
+    )
+
+
+def _use_native_attention(module: nn.Module) -> None:
+    """Whatever kernel attention used in the run, its products are those of PyTorch's own implementation."""
+    processor: Any = getattr(module, "processor", None)
+    if getattr(processor, "_attention_backend", None) is not None:
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        processor._attention_backend = AttentionBackendName.NATIVE
+    if "XFormers" in type(processor).__name__ and hasattr(module, "set_use_memory_efficient_attention_xformers"):
+        module.set_use_memory_efficient_attention_xformers(False)  # type: ignore[operator]
+    config: Any = getattr(module, "config", None)
+    if "flash" in str(getattr(config, "_attn_implementation", None)):
+        config = copy.copy(config)
+        config._attn_implementation = "sdpa"
+        module.config = config

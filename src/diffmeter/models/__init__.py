@@ -1,0 +1,1 @@
+"""Where models come from: the catalog, the hub, blueprints without weights, tokenizers, weight files."""

@@ -1,0 +1,126 @@
+"""Check weight files before they are loaded, so that a broken one is named instead of ending in a traceback."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diffmeter.errors import ModelLoadError
+
+# The format allows headers of up to 100 MB; see https://github.com/huggingface/safetensors#format
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def check_folder(folder: Path, model_id: str, components: Iterable[str], variant: str | None = None) -> None:
+    """Check each component's safetensors files: the header must be readable and the file as long as it says.
+
+    Reads headers only, so it takes milliseconds for gigabytes. Raises ``ModelLoadError`` naming the file.
+    """
+    for component in components:
+        for path in weight_files(folder / component, variant):
+            problem = file_problem(path)
+            if problem is not None:
+                raise ModelLoadError(f"weight file {component}/{path.name} of {model_id!r} {problem}.")
+        for path in sorted((folder / component).glob("*.safetensors.index*.json")):
+            _check_shards(path, component, model_id, variant)
+
+
+def file_problem(path: Path) -> str | None:
+    """What is wrong with a safetensors file, to follow its name in a sentence; None if nothing is.
+
+    The format is 8 bytes with the header's length, the header as JSON, and the tensors' bytes.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+                return "is truncated or no safetensors file"
+            header = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        return "is corrupt: its header cannot be read"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not isinstance(header, dict):
+        return "is corrupt: its header is no object"
+    try:
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    except (KeyError, IndexError, TypeError):
+        return "is corrupt: its header does not say where the tensors are"
+    if size != 8 + length + end:
+        return (
+            f"is {'truncated' if size < 8 + length + end else 'corrupt'}: {size} bytes instead of {8 + length + end}"
+        )
+    return None
+
+
+def _check_shards(index: Path, component: str, model_id: str, variant: str | None) -> None:
+    if (variant is not None) != (f".{variant}." in index.name):
+        return
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelLoadError(f"weight index {component}/{index.name} of {model_id!r} cannot be read.") from None
+    missing = [name for name in names if not (index.parent / str(name)).is_file()]
+    if missing:
+        raise ModelLoadError(f"{model_id!r} lacks the weight file {component}/{missing[0]}.")
+
+
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a component that loading ``variant`` reads: its own, or else the plain ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [path for path in files if _variant_of(path) == variant] or [
+        path for path in files if _variant_of(path) is None
+    ]
+
+
+def _variant_of(path: Path) -> str | None:
+    """ "fp16" for model.fp16.safetensors and model.fp16-00001-of-00002.safetensors, None for model.safetensors."""
+    parts = path.name.split(".")
+    return parts[1].split("-")[0] if len(parts) > 2 else None
+
+
+def check_complete(pipeline: Any, model_id: str, folder: Path, variant: str | None = None) -> None:
+    """Make sure that every parameter came from the weight files.
+
+    diffusers leaves a parameter that the files lack on the meta device, and transformers initializes it at random
+    with no more than a warning. Raises ``ModelLoadError`` naming the component.
+    """
+    import torch
+
+    for component, module in pipeline.components.items():
+        if not isinstance(module, torch.nn.Module):
+            continue
+        for name, parameter in module.named_parameters():
+            if parameter.device.type == "meta":
+                raise ModelLoadError(f"the weights of {model_id!r} are incomplete: {component} lacks {name!r}.")
+        # Files may hold more than the model takes (buffers, a decoder that is not used), but not fewer elements.
+        # Quantized weights pack several parameters into one element, so they cannot be compared this way.
+        stored = [_stored_elements(path) for path in weight_files(folder / component, variant)]
+        needed = sum(parameter.numel() for parameter in module.parameters())
+        if stored and all(count is not None for count in stored) and sum(c or 0 for c in stored) < needed:
+            raise ModelLoadError(
+                f"the weights of {model_id!r} are incomplete: {component} has {needed} parameters and its files hold "
+                f"{sum(c or 0 for c in stored)}."
+            )
+
+
+def _stored_elements(path: Path) -> int | None:
+    """How many elements a safetensors file holds, or None if some of them are not floating-point numbers."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    if any(entry["dtype"] in ("U8", "I8") for entry in tensors):
+        return None
+    return sum(math.prod(entry["shape"]) for entry in tensors)
+
+
+def reason(error: BaseException) -> str:
+    """The first sentence of another library's error, without a closing period."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for mark in (". ", "\n"):
+        text = text.split(mark, 1)[0]
+    return (text[:297] + "...") if len(text) > 300 else text.rstrip(".")

@@ -1,0 +1,1 @@
+"""Whatever shows a result: tables, comparisons, plots."""

@@ -1,0 +1,1 @@
+"""The ResNet-BK model and its FLOPs counter."""
