@@ -14,11 +14,10 @@ from PIL import Image
 
 import diffmeter
 from diffmeter import config, inference, model_manager
-from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError
+from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError, StorageError
 from diffmeter.generation.batch.spec import load_schema
 from diffmeter.inference import generate_image, generate_images_sequential
 from diffmeter.storage import png as images
-from diffmeter.storage.files import StorageError
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffmeter import config
-from diffmeter.errors import InputError, ModelLoadError
+from diffmeter.errors import InputError, ModelLoadError, TemporaryHubError
 from diffmeter.models import blueprint as _blueprint
 from diffmeter.models import catalog, hub
 from diffmeter.models import weights as weights_check
@@ -452,7 +452,7 @@ def find_weights(
     for delay in (*RETRY_DELAYS, None):
         try:
             return hub.download_weights(name, revision=revision, variant=variant, token=token)
-        except hub.TemporaryHubError as error:
+        except TemporaryHubError as error:
             if delay is None:
                 raise _with_hint(error, entry) from error
             logger.warning("%s Trying again in %g s.", error, delay)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffmeter.errors import FolderInUseError, StorageError
 from diffmeter.storage import files as store
 
 
@@ -54,7 +55,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(store.os, failing, full)
-    with pytest.raises(store.StorageError, match="disk is full") as caught:
+    with pytest.raises(StorageError, match="disk is full") as caught:
         store.write_text(path, "new")
     monkeypatch.undo()
     assert str(path) in str(caught.value)
@@ -74,7 +75,7 @@ def test_a_failed_append_leaves_the_records_as_they_were(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, "full")  # ... and then the disk is full
 
     monkeypatch.setattr(store.os, "write", half)
-    with pytest.raises(store.StorageError):
+    with pytest.raises(StorageError):
         store.append_jsonl(path, {"n": 2})
     monkeypatch.undo()
     assert path.read_bytes() == before
@@ -101,7 +102,7 @@ def _write_under_limit(path: Path, queue: multiprocessing.Queue[str]) -> None:
     try:
         store.append_jsonl(path, {"long": "x" * 5000})
         queue.put("no error")
-    except store.StorageError as error:
+    except StorageError as error:
         queue.put(str(error))
 
 
@@ -173,7 +174,7 @@ def test_file_and_record_come_together_or_not_at_all(tmp_path: Path, monkeypatch
         raise OSError(errno.EIO, "input/output error")
 
     monkeypatch.setattr(store.os, "replace", refuse)
-    with pytest.raises(store.StorageError):
+    with pytest.raises(StorageError):
         store.write_with_record(image, b"image", runs, {"n": 1})
     monkeypatch.undo()
     assert not image.exists() and store.read_jsonl(runs) == ([], []) and leftovers(tmp_path) == []
@@ -249,17 +250,17 @@ def test_folders_that_cannot_be_used_are_refused_and_not_created(tmp_path: Path)
     file = tmp_path / "file"
     file.write_text("")
     for path in (file / "x", file, tmp_path / "a\0b"):
-        with pytest.raises(store.StorageError, match="folder"):
+        with pytest.raises(StorageError, match="folder"):
             store.check_writable(path)
     store.check_writable(tmp_path / "new" / "deep")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(store.StorageError):
+    with pytest.raises(StorageError):
         store.make_folder("/proc/diffmeter")
 
 
 def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store.os, "access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(store.StorageError, match="permission denied"):
+    with pytest.raises(StorageError, match="permission denied"):
         store.check_writable(tmp_path / "new")
 
 
@@ -270,7 +271,7 @@ def test_a_lock_is_held_once_and_released_with_its_process(tmp_path: Path) -> No
     holder = context.Process(target=_hold, args=(path, ready, end))
     holder.start()
     assert ready.wait(30)
-    with pytest.raises(store.FolderInUseError, match=f"process {holder.pid}"):
+    with pytest.raises(FolderInUseError, match=f"process {holder.pid}"):
         store.FileLock(path).acquire()
     holder.kill()  # no chance to clean up
     holder.join(30)
@@ -295,7 +296,7 @@ def test_stale_temporary_files_are_removed(tmp_path: Path) -> None:
 def test_reading_bad_json_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("[" * 100_000)
-    with pytest.raises(store.StorageError, match="no valid JSON"):
+    with pytest.raises(StorageError, match="no valid JSON"):
         store.read_json(path)
-    with pytest.raises(store.StorageError, match="cannot read"):
+    with pytest.raises(StorageError, match="cannot read"):
         store.read_json(tmp_path / "missing.json")

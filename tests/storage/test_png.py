@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, StorageError
 from diffmeter.storage import png as images
-from diffmeter.storage.files import StorageError
 
 RECORD = {
     "prompt": "a red circle",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffmeter.errors import DiffmeterError, InputError, StorageError
+
 if TYPE_CHECKING:
     from diffmeter.storage.run_folder import RunFolder
 
@@ -24,7 +26,6 @@ def run(
 
 
 def _show_image(path: Path, as_json: bool) -> None:
-    from diffmeter.errors import InputError
     from diffmeter.generation.batch.display import printable
     from diffmeter.storage import png as images
 
@@ -42,7 +43,6 @@ def _show_image(path: Path, as_json: bool) -> None:
 
 
 def _print_record(record: dict[str, Any]) -> None:
-    from diffmeter.errors import DiffmeterError
     from diffmeter.generation.batch.display import printable
 
     from .generate import print_profile
@@ -60,7 +60,6 @@ def _print_record(record: dict[str, Any]) -> None:
 
 
 def _show_folder(path: Path, as_json: bool) -> None:
-    from diffmeter.errors import InputError
     from diffmeter.storage.run_folder import RunFolder
 
     folder = RunFolder(path)
@@ -74,7 +73,7 @@ def _show_folder(path: Path, as_json: bool) -> None:
 
 def _planned(path: Path) -> int | None:
     """The number of generations that a batch in this folder was to make, if it says so."""
-    from diffmeter.storage.files import StorageError, read_json
+    from diffmeter.storage.files import read_json
     from diffmeter.storage.run_folder import MANIFEST
 
     try:

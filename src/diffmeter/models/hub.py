@@ -21,17 +21,13 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from diffmeter.errors import DiffmeterError, ModelLoadError, ModelNotFoundError
+from diffmeter.errors import DiffmeterError, ModelLoadError, ModelNotFoundError, TemporaryHubError
 
 from .blueprint import Blueprint, ComponentBlueprint, component_type, pipeline_type
 
 logger = logging.getLogger(__name__)
 
 INDEX_FILE = "model_index.json"
-
-
-class TemporaryHubError(ModelLoadError):
-    """The hub could not serve a model for a reason that may pass: a new try can help."""
 
 
 # A configuration is kilobytes; anything near this is not one.

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffmeter.errors import DiffmeterError
+from diffmeter.errors import FolderInUseError, StorageError
 
 try:
     import fcntl
@@ -37,14 +37,6 @@ MAX_NAME_LENGTH = 80
 _RESERVED_NAMES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{device}{digit}" for device in ("com", "lpt") for digit in "0123456789"
 }
-
-
-class StorageError(DiffmeterError, OSError):
-    """A file or folder could not be written; the message says which, why, and what to do."""
-
-
-class FolderInUseError(StorageError):
-    """Another process holds the lock of the folder."""
 
 
 def explain_os_error(error: OSError) -> str:

@@ -17,9 +17,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, StorageError
 
-from .files import StorageError, explain_os_error
+from .files import explain_os_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image

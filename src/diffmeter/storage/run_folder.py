@@ -21,9 +21,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffmeter.errors import FolderInUseError, StorageError
+
 from . import files as store
 from . import png as images
-from .files import StorageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -252,7 +253,7 @@ class RunFolder:
                 try:
                     locks.enter_context(store.FileLock(lock_path(path)))
                     free.append(path)
-                except store.FolderInUseError:
+                except FolderInUseError:
                     if not skip_busy:
                         raise
                     logger.warning("%s is still being written; --resume will merge it", path.name)

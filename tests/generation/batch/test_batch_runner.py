@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmeter import model_manager
-from diffmeter.errors import InputError
+from diffmeter.errors import FolderInUseError, InputError
 from diffmeter.generation.batch.runner import BatchOptions, run_generations
 from diffmeter.generation.batch.session import run_batch
 from diffmeter.inference import GenerationRequest
@@ -258,7 +258,7 @@ def test_a_second_batch_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(InputError, match="--resume"):
         run_batch(requests_for(range(2)), tmp_path / "out", profiling=False)
-    with store.FileLock(tmp_path / "out" / folders.LOCK), pytest.raises(store.FolderInUseError):
+    with store.FileLock(tmp_path / "out" / folders.LOCK), pytest.raises(FolderInUseError):
         run_batch(requests, tmp_path / "out", resume=True, profiling=False)
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 

@@ -13,9 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, StorageError
 from diffmeter.inference import RECORD_SCHEMA_VERSION, GenerationRequest, failed_profile, model_name, run_generation
-from diffmeter.storage.files import StorageError
 from diffmeter.storage.run_folder import RunFolder, encode
 from diffmeter.units import format_bytes
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from diffmeter import config
-from diffmeter.errors import InputError
+from diffmeter.errors import FolderInUseError, InputError, StorageError
 from diffmeter.inference import GenerationRequest
 from diffmeter.storage import files as store
-from diffmeter.storage.files import StorageError
 from diffmeter.storage.run_folder import LOCK, MANIFEST, RECORDS, RunFolder, lock_path, part_name
 
 from .plan import Costs, estimate_costs, split
@@ -224,7 +223,7 @@ def _prepare(
 
 def _send_error(team: Processes, error: Exception) -> None:
     """Tell the other processes why there is no plan, as an exception that surely survives the journey."""
-    known = type(error) if type(error) in (InputError, StorageError, store.FolderInUseError) else RuntimeError
+    known = type(error) if type(error) in (InputError, StorageError, FolderInUseError) else RuntimeError
     team.send_to_all(("error", known(str(error))))
 
 

@@ -1,0 +1,227 @@
+"""The private names of torch, diffusers, transformers and accelerate that diffmeter leans on, all of them.
+
+A private name may go with any release, so each stands here once, behind a public name that says what it is used for.
+When a new release breaks one, this is the file to mend. Elsewhere in the package ruff's SLF rule refuses them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+#: What all convolution layers are.
+ConvNd = _ConvNd
+
+# --- torch: operators ---------------------------------------------------------------------------------------------
+
+#: The compiled ``F.scaled_dot_product_attention``, whatever somebody has put in its place.
+NATIVE_ATTENTION: Callable[..., torch.Tensor] = torch._C._nn.scaled_dot_product_attention
+
+#: The compiled recurrent functions behind ``nn.LSTM`` and its like, by name ("lstm", "gru_cell").
+RECURRENT_FUNCTIONS: Any = torch._VF
+
+
+def packet_of(operator: Any) -> Any:
+    """The packet (``aten.add``) of an overload (``aten.add.Tensor``); anything else as it is."""
+    return getattr(operator, "_overloadpacket", operator)
+
+
+def overload_name(operator: Any) -> str:
+    """The name of an overload within its packet ("Tensor"), or "" for what is no overload."""
+    return str(getattr(operator, "_overloadname", ""))
+
+
+def schema_of(operator: Any) -> Any | None:
+    """The schema of an overload: its arguments, defaults and what it writes into; None for what has none."""
+    return getattr(operator, "_schema", None)
+
+
+def is_composite(operator: Any) -> bool:
+    """Whether PyTorch carries an overload out by calling other operators, which a dispatch mode then sees."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"))
+
+
+def takes_tensors(formula: Callable[..., int]) -> Callable[..., int]:
+    """Mark a FLOPs formula so that ``FlopCounterMode`` hands it tensors instead of shapes."""
+    formula._get_raw = True  # type: ignore[attr-defined]
+    return formula
+
+
+# --- torch: modes, tensors, autograd, compiler -----------------------------------------------------------------------
+
+
+def without_dispatch_modes() -> AbstractContextManager[Any]:
+    """Run the block outside every dispatch mode."""
+    return _disable_current_modes()
+
+
+def top_dispatch_mode() -> Any | None:
+    """The dispatch mode that sees the next operator first; None where there is none."""
+    return _python_dispatch._get_current_dispatch_mode() if torch._C._len_torch_dispatch_stack() else None
+
+
+@contextmanager
+def paused_dispatch_mode(mode: TorchDispatchMode) -> Iterator[None]:
+    """Take ``mode`` off the stack for the block, if it lies on top."""
+    if top_dispatch_mode() is mode:
+        with _python_dispatch._pop_mode_temporarily():
+            yield
+    else:
+        yield
+
+
+def in_backward() -> bool:
+    """Whether autograd is running a backward pass in this thread."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def base_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The tensor that ``tensor`` is a view of, or None."""
+    return tensor._base
+
+
+def tensor_identity(tensor: torch.Tensor) -> int:
+    """A number that tells tensors apart while they live, also where Python has made a second object for one."""
+    return int(tensor._cdata)
+
+
+def set_frame_evaluation(callback: Any) -> Any:
+    """Set what TorchDynamo does with Python frames (None: nothing) and return what it did before."""
+    return torch._C._dynamo.eval_frame.set_eval_frame(callback)
+
+
+def never_compile(function: Callable[..., Any]) -> None:
+    """Keep ``torch.compile`` away from a function, without importing the compiler."""
+    frames: Any = torch._C._dynamo.eval_frame
+    code = function.__code__
+    if hasattr(frames, "set_code_exec_strategy"):
+        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+        frames.set_code_exec_strategy(code, skip)
+    elif hasattr(frames, "skip_code"):  # PyTorch 2.6
+        frames.skip_code(code)
+
+
+def caller_frame(depth: int) -> Any:
+    """The Python frame ``depth`` calls above the caller's."""
+    return sys._getframe(depth + 1)
+
+
+# --- torch: modules --------------------------------------------------------------------------------------------------
+
+#: What ``nn.Module.__call__`` and ``forward`` run through: a frame with one of these names is a module at work.
+MODULE_ENTRIES = ("forward", "_call_impl", "_slow_forward")
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The table of a module's own parameters; writing to it replaces them without the module's checks."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
+    """The table of a module's own buffers; writing to it replaces them without the module's checks."""
+    return module._buffers
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module inside what ``torch.compile(module)`` returned; any other module as it is."""
+    inside = getattr(module, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else module
+
+
+def uncompiled_function(function: Any) -> Any:
+    """The function inside what ``torch.compile(function)`` returned; anything else as it is."""
+    return getattr(function, "_torchdynamo_orig_callable", function)
+
+
+# --- diffusers, transformers, accelerate ----------------------------------------------------------------------------
+
+
+def execution_device(pipe: Any) -> torch.device:
+    """The device that a pipeline computes on, offloading considered. May raise what the pipeline raises."""
+    return torch.device(pipe._execution_device)
+
+
+def active_attention_backend() -> str:
+    """The name of the attention backend that diffusers has set; "native" where it has no choice of them."""
+    registry = attention_registry()
+    if registry is None:
+        return "native"
+    name = registry.get_active_backend()[0]
+    return str(getattr(name, "value", name))
+
+
+def attention_registry() -> Any | None:
+    """The class in which diffusers keeps its attention backends, if diffusers has been loaded that far."""
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    return getattr(dispatch, "_AttentionBackendRegistry", None)
+
+
+def native_attention_backend() -> tuple[Any, Any] | None:
+    """diffusers' name for PyTorch's own attention and the function behind it; None where there is no such choice."""
+    registry = attention_registry()
+    if registry is None:
+        return None
+    native = sys.modules["diffusers.models.attention_dispatch"].AttentionBackendName.NATIVE
+    return native, registry._backends[native]
+
+
+def use_native_backend(processor: Any) -> None:
+    """Let an attention processor that has another backend use PyTorch's own."""
+    if getattr(processor, "_attention_backend", None) is not None:
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        processor._attention_backend = AttentionBackendName.NATIVE
+
+
+def attention_implementation(config: Any) -> str | None:
+    """The attention that a transformers model was configured with ("sdpa", "flash_attention_2"), if it says so."""
+    return getattr(config, "_attn_implementation", None)
+
+
+def set_attention_implementation(config: Any, name: str) -> None:
+    """Configure the attention of a transformers model."""
+    config._attn_implementation = name
+
+
+def step_cache_of(module: nn.Module) -> Any | None:
+    """The configuration of the step cache that was enabled on a diffusers model, or None."""
+    return getattr(module, "_cache_config", None)
+
+
+def progress_bar_settings(pipe: Any) -> dict[str, Any] | None:
+    """What ``set_progress_bar_config`` was given, or None if it never was."""
+    return getattr(pipe, "_progress_bar_config", None)
+
+
+def restore_progress_bar(pipe: Any, before: dict[str, Any] | None) -> None:
+    """Put back what :func:`progress_bar_settings` returned."""
+    if before is None:
+        vars(pipe).pop("_progress_bar_config", None)
+    else:
+        pipe._progress_bar_config = before
+
+
+#: Instance attributes in which accelerate and diffusers keep the hooks of a module.
+ACCELERATE_HOOK = "_hf_hook"
+DIFFUSERS_HOOKS = "_diffusers_hook"
+FORWARD_BEFORE_HOOKS = "_old_forward"  # accelerate keeps the module's own forward here
+
+
+def packs_latents(pipe: Any) -> bool:
+    """Whether a pipeline packs 2 x 2 latents into one token before its transformer."""
+    return hasattr(pipe, "_pack_latents")
+
+
+def name_or_path(config: Any) -> str | None:
+    """Where a pipeline or model was loaded from, as its configuration notes it."""
+    name = config.get("_name_or_path") if hasattr(config, "get") else getattr(config, "_name_or_path", None)
+    return name or None
