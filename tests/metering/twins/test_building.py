@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffmeter.metering.twins.building import build_twin, why_untrusted
+from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.watching.snapshot import ModuleSnapshot
+from diffmeter.metering.watching.trust import judge
 from tests.zoo import ZOO
 
 
@@ -88,31 +89,31 @@ def test_hooks_of_the_run_are_left_behind() -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_hooks_of_the_model_stay() -> None:
     layer = nn.utils.weight_norm(nn.Linear(3, 5))
-    assert why_untrusted(ModuleSnapshot(layer)) is None
+    assert judge(ModuleSnapshot(layer)).altered is None
     assert twin_of(nn.Sequential(layer))(torch.ones(2, 3, device="meta")).shape == (2, 5)
 
 
 def test_what_makes_a_component_untrusted() -> None:
     net = Net()
-    assert why_untrusted(ModuleSnapshot(net)) is None
+    assert judge(ModuleSnapshot(net)).altered is None
     handle = net.a.register_forward_hook(lambda *_: None)
-    assert "forward hook" in why_untrusted(ModuleSnapshot(net))
+    assert "forward hook" in str(judge(ModuleSnapshot(net)).altered)
     handle.remove()
     net.a.forward = lambda x: x
-    assert "replaced forward" in why_untrusted(ModuleSnapshot(net))
+    assert "replaced forward" in str(judge(ModuleSnapshot(net)).altered)
 
 
 def test_hooks_that_only_move_tensors_are_trusted() -> None:
     hooks = pytest.importorskip("accelerate.hooks")
     net = Net()
     hooks.add_hook_to_module(net, hooks.AlignDevicesHook(execution_device="cpu"))
-    assert why_untrusted(ModuleSnapshot(net)) is None
+    assert judge(ModuleSnapshot(net)).altered is None
 
     class Skip(hooks.ModelHook):
         pass
 
     hooks.add_hook_to_module(net, Skip())
-    assert "Skip" in why_untrusted(ModuleSnapshot(net))
+    assert "Skip" in str(judge(ModuleSnapshot(net)).altered)
 
 
 def test_a_packed_linear_layer_stands_as_a_plain_one() -> None:
@@ -134,7 +135,7 @@ def test_cast_weights_have_the_type_they_are_computed_in() -> None:
     pipe.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
     assert pipe.unet.conv_in.weight.dtype == torch.float8_e4m3fn
     structure = ModuleSnapshot(pipe.unet)
-    assert why_untrusted(structure) is None
+    assert judge(structure).altered is None
     assert build_twin(structure).down_blocks[0].resnets[0].conv1.weight.dtype == torch.float32
 
 

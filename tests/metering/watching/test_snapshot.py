@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, OwnHooks, WriteWatch
-from diffmeter.metering.watching.trust import foreign_code
+from diffmeter.metering.watching.trust import judge
 
 
 class Processor:
@@ -181,32 +181,32 @@ class TestForeignCode:
 
         for component in ZOO["StableDiffusionPipeline"].build().components.values():
             if isinstance(component, nn.Module):
-                assert foreign_code(ModuleSnapshot(component)) is None
-        assert foreign_code(ModuleSnapshot(nn.Sequential(nn.Linear(3, 3), nn.TransformerEncoderLayer(8, 2)))) is None
+                assert judge(ModuleSnapshot(component)).foreign is None
+        assert judge(ModuleSnapshot(nn.Sequential(nn.Linear(3, 3), nn.TransformerEncoderLayer(8, 2)))).foreign is None
 
     def test_own_code_is_named(self) -> None:
-        assert foreign_code(ModuleSnapshot(nn.Sequential(Net()))) == "Net"
+        assert judge(ModuleSnapshot(nn.Sequential(Net()))).foreign == "Net"
 
     @pytest.mark.parametrize(
         "held", [lambda x: x, Processor(), [lambda x: x], {"f": Processor().__call__}, Processor().__call__]
     )
     def test_own_functions_and_objects_are_named(self, held) -> None:
         block = nn.TransformerEncoderLayer(8, 2)
-        assert foreign_code(ModuleSnapshot(block)) is None
+        assert judge(ModuleSnapshot(block)).foreign is None
         block.activation = held
-        assert "TransformerEncoderLayer.activation" in foreign_code(ModuleSnapshot(block))
+        assert "TransformerEncoderLayer.activation" in str(judge(ModuleSnapshot(block)).foreign)
 
     def test_plain_data_is_harmless(self) -> None:
         block = nn.TransformerEncoderLayer(8, 2)
         block.held = {"a": [1, torch.ones(2), "x"], "b": SimpleNamespace(c=3)}
-        assert foreign_code(ModuleSnapshot(block)) is None
+        assert judge(ModuleSnapshot(block)).foreign is None
 
     def test_a_patched_library_class_is_named(self, monkeypatch) -> None:
         monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: x)
-        assert foreign_code(ModuleSnapshot(nn.Linear(3, 3))) is not None
+        assert judge(ModuleSnapshot(nn.Linear(3, 3))).foreign is not None
         monkeypatch.undo()
-        assert foreign_code(ModuleSnapshot(nn.Linear(3, 3))) is None
+        assert judge(ModuleSnapshot(nn.Linear(3, 3))).foreign is None
 
     def test_compiled_code_is_named(self) -> None:
         traced = torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3))
-        assert "compiled code" in foreign_code(ModuleSnapshot(nn.Sequential(traced)))
+        assert "compiled code" in str(judge(ModuleSnapshot(nn.Sequential(traced))).foreign)

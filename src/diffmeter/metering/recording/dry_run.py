@@ -23,11 +23,11 @@ from torch import nn
 from diffmeter.errors import CountError, DiffmeterError, InputError
 from diffmeter.metering.counters.live import OutsideCalls
 from diffmeter.metering.twins.argument_mutations import hand_back
-from diffmeter.metering.twins.building import build_twin, why_untrusted
+from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.replay import READS, random_state_kept
 from diffmeter.metering.watching.signature import freeze, map_leaves
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
-from diffmeter.metering.watching.trust import foreign_code
+from diffmeter.metering.watching.trust import judge
 from diffmeter.profile import ComputeProfile
 
 from .assemble import build_profile, describe_pipeline
@@ -290,8 +290,8 @@ class DryRunRecorder(Recorder):
 
     def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
         structure = ModuleSnapshot(module)
-        untrusted = why_untrusted(structure)
-        if owned and untrusted is None and all(p.is_meta for p in module.parameters()):
+        judgement = judge(structure)
+        if owned and judgement.altered is None and all(p.is_meta for p in module.parameters()):
             twin = module
         else:
             try:
@@ -299,9 +299,9 @@ class DryRunRecorder(Recorder):
             except Exception as error:
                 raise DiffmeterError(f"No stand-in for {name} could be made: {error}") from error
         cached = getattr(module, "_cache_config", None) is not None
-        stateful = cached or foreign_code(structure) is not None
-        if untrusted is not None and not cached:
-            self._unknowable[name] = f"{untrusted}: what it does to the work shows only in a real run"
+        stateful = cached or judgement.foreign is not None
+        if judgement.altered is not None and not cached:
+            self._unknowable[name] = f"{judgement.altered}: what it does to the work shows only in a real run"
         twin.__class__ = _on_cpu(type(twin))
         known = None if self._known is None else self._known.of(name, twin)
         if known is None:

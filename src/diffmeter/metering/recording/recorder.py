@@ -24,12 +24,12 @@ from torch import nn
 from diffmeter.errors import CountError, DiffmeterError, InputError
 from diffmeter.metering.counters.live import LiveCount, OutsideCalls, outermost_module
 from diffmeter.metering.counters.tally import Count
-from diffmeter.metering.twins.building import build_twin, why_untrusted
+from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.replay import Replay, random_state_kept, replay
 from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.signature import Frozen, freeze, iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
-from diffmeter.metering.watching.trust import foreign_code
+from diffmeter.metering.watching.trust import Judgement, judge
 
 if TYPE_CHECKING:
     from diffmeter.profile import ComputeProfile
@@ -384,7 +384,7 @@ class Observation(Recorder):
         super().__init__(pipe)
         self._structures: dict[str, ModuleSnapshot] = {}
         self._entered: set[tuple[str, int]] = set()  # component and generation
-        self._untrusted: dict[int, str | None] = {}
+        self._judgements: dict[int, Judgement] = {}
         self._twins: dict[int, TwinCounts | CountError] = {}
         self._profile: ComputeProfile | None = None
         self._over = False
@@ -444,7 +444,7 @@ class Observation(Recorder):
 
     def _picture(self, name: str, module: nn.Module) -> ModuleSnapshot:
         structure = self._structures[name] = ModuleSnapshot(uncompiled(module))
-        self._untrusted[id(structure)] = why_counted_in_run(structure)
+        self._judgements[id(structure)] = judge(structure)
         return structure
 
     def look_around(self) -> None:
@@ -460,8 +460,9 @@ class Observation(Recorder):
             return proceed(*args, **kwargs)
         live = None
         structure = record.structure
-        if structure is not None and self._untrusted[id(structure)] is not None:
-            live = LiveCount(structure.module_ids, functions=not _has_fused_layers(structure))
+        judgement = None if structure is None else self._judgements[id(structure)]
+        if structure is not None and judgement is not None and judgement.of_call(record.arguments) is not None:
+            live = LiveCount(structure.module_ids, functions=not judgement.operators_only)
         cuda = _is_on_cuda(args, kwargs)
         if cuda:
             start_event = torch.cuda.Event(enable_timing=True)
@@ -508,7 +509,7 @@ class Observation(Recorder):
         for record in self.calls:
             record.structure = None
         self._structures.clear()
-        self._untrusted.clear()
+        self._judgements.clear()
         self._twins.clear()
         self._owners.clear()
         self._names.clear()
@@ -552,20 +553,6 @@ def _count_record(record: CallRecord, twin: TwinCounts | CountError | None) -> N
         record.failure = str(error)
     else:
         record.take(counted)
-
-
-def why_counted_in_run(structure: ModuleSnapshot) -> str | None:
-    """Why a twin would not do to count the calls of a component that runs; None where it does."""
-    for part in structure.parts_with_state:
-        if part.cls is nn.TransformerEncoder and part.attributes.get("enable_nested_tensor"):
-            return "padding is left out of nested tensors"  # which the meta device does not have
-    return why_untrusted(structure) or foreign_code(structure)
-
-
-def _has_fused_layers(structure: ModuleSnapshot) -> bool:
-    """Whether it has layers whose fused kernels the counting of functions would switch off, or hides its functions."""
-    fused = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
-    return structure.scripted is not None or structure.has_class(*fused)
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

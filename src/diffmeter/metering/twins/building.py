@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import collections
 import copy
-import functools
 import logging
-import types
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import nn
 
 from diffmeter.metering.watching.signature import ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
 from diffmeter.metering.watching.snapshot import BASE_KEYS, SHARED_KEYS, ModuleSnapshot, Part, no_garbage_collection
+from diffmeter.metering.watching.trust import belongs_to_model
 
 logger = logging.getLogger(__name__)
 
@@ -37,86 +36,6 @@ _HOOK_TABLES = (
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",
 )
-
-
-class UntrustedStructure(Exception):
-    """The work of this component depends on more than its structure and its arguments; the text says on what."""
-
-
-def why_untrusted(structure: ModuleSnapshot) -> str | None:
-    """What makes a forward of a twin differ from the component's own, or None where nothing does.
-
-    Trusted: hooks of accelerate and diffusers that move or cast tensors, and hooks of torch and transformers that
-    are part of the model. Not trusted: step caches, layer skipping, hooks and replaced ``forward`` methods of anybody
-    else, because they can skip, repeat or change work.
-    """
-    for part in structure.altered:
-        attributes = part.attributes
-        registry = attributes.get("_diffusers_hook")
-        forwards = [attributes.get("forward"), attributes.get("_old_forward")]
-        if registry is not None:
-            forwards += [reference.forward for reference in registry._fn_refs[:1]]
-            for name, hook in registry.hooks.items():
-                if type(hook).__name__ not in _TRUSTED_DIFFUSERS_HOOKS:
-                    return f"hook {name!r} on {part.cls.__name__}"
-        if "_hf_hook" in attributes and not _trusted_accelerate_hook(attributes["_hf_hook"]):
-            return f"hook {type(attributes['_hf_hook']).__name__} on {part.cls.__name__}"
-        if not all(forward is None or _is_own_forward(forward, part) for forward in forwards):
-            return f"replaced forward of {part.cls.__name__}"
-        for hooks in part.hooks.values():
-            for hook in hooks.values():
-                if not _belongs_to_model(hook):
-                    return f"forward hook {_name_of(hook)} on {part.cls.__name__}"
-    return None
-
-
-_TRUSTED_DIFFUSERS_HOOKS = frozenset(
-    {
-        "LayerwiseCastingHook",
-        "PeftInputAutocastDisableHook",
-        "GroupOffloadingHook",
-        "LazyPrefetchGroupOffloadingHook",
-        "LayerExecutionTrackerHook",
-    }
-)
-
-
-def _trusted_accelerate_hook(hook: Any) -> bool:
-    if type(hook).__name__ == "SequentialHook":
-        return all(_trusted_accelerate_hook(each) for each in hook.hooks)
-    return type(hook).__module__ == "accelerate.hooks" and type(hook).__name__ in (
-        "AlignDevicesHook",
-        "CpuOffload",
-        "LayerwiseCastingHook",
-    )
-
-
-def _is_own_forward(function: Any, part: Part) -> bool:
-    """Whether a ``forward`` found on a module is its class's, possibly compiled or with a hook around it."""
-    function = getattr(function, "_torchdynamo_orig_callable", function)
-    if isinstance(function, functools.partial):
-        function = function.func
-    if isinstance(function, types.MethodType):
-        cls: Any = part.cls
-        own = cls.forward
-        inside = getattr(function.__func__, "__wrapped__", None)  # of a method that is watched
-        return function.__self__ is part.module and (function.__func__ is own or inside is own)
-    origin = getattr(function, "__globals__", {}).get("__name__", "")
-    return origin.startswith(("accelerate.hooks", "diffusers.hooks"))  # which hook it is was looked at
-
-
-def _belongs_to_model(hook: Any) -> bool:
-    """Hooks that torch and transformers themselves put on a model, as part of what it computes and returns.
-
-    Weight normalisation is one, transformers' capture of hidden states another. They hold no module of their own,
-    so a twin uses them as they are.
-    """
-    module = (getattr(hook, "__module__", None) if callable(hook) else None) or type(hook).__module__
-    return module.startswith(("torch.nn.utils.", "transformers."))
-
-
-def _name_of(hook: Any) -> str:
-    return getattr(hook, "__qualname__", type(hook).__name__)
 
 
 def build_twin(structure: ModuleSnapshot) -> nn.Module:
@@ -182,7 +101,7 @@ def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
     values["_buffers"] = {name: None if b is None else memo[id(b)] for name, b in part.buffers.items()}
     for key, hooks in part.hooks.items():
         for number, hook in hooks.items():
-            if _belongs_to_model(hook):
+            if belongs_to_model(hook):
                 values[key][number] = _copy(hook, memo)
                 for flag in (f"{key}_with_kwargs", f"{key}_always_called"):
                     if number in part.attributes.get(flag, ()):
