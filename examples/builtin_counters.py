@@ -63,12 +63,15 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.window is None:
             return self.attend(x)
-        # (B, S*S, C) -> (B * windows, w*w, C) and back; the side of the image must be a multiple of the window
+        # (B, S*S, C) -> (B * windows, w*w, C) and back; the last windows of a side are padded, as in Segment Anything
         batch, tokens, width = x.shape
         side, w = round(tokens**0.5), self.window
-        grid = x.view(batch, side // w, w, side // w, w, width).transpose(2, 3)
+        n = -(-side // w)
+        padded = F.pad(x.view(batch, side, side, width), (0, 0, 0, n * w - side, 0, n * w - side))
+        grid = padded.view(batch, n, w, n, w, width).transpose(2, 3)
         seen = self.attend(grid.reshape(-1, w * w, width))
-        return seen.view(batch, side // w, side // w, w, w, width).transpose(2, 3).reshape(batch, tokens, width)
+        whole = seen.view(batch, n, n, w, w, width).transpose(2, 3).reshape(batch, n * w, n * w, width)
+        return whole[:, :side, :side].reshape(batch, tokens, width)
 
     def attend(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
@@ -175,10 +178,10 @@ def main() -> None:
         print(f"  - {sentence}")
 
     print("\n== Where the FLOPs and the time of the UNet go (torch.profiler beside the exact count)")
-    print(profile_with_flops(UNet(), sample).table(8))
+    print(profile_with_flops(UNet(), sample, display=False).table(8))
 
     print("\n== Scaling: attention over all tokens against windows of 14 x 14")
-    for side in (14, 28, 56, 70):
+    for side in (14, 28, 56, 64, 70):  # 64 x 64 takes 25 windows
         tokens = torch.empty(1, side * side, 64, device="meta")
         with torch.device("meta"):
             whole, windowed = SelfAttention(64, 4), SelfAttention(64, 4, window=14)

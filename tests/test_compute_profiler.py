@@ -26,14 +26,14 @@ def test_the_dictionary_is_that_of_the_run(pipe) -> None:
     for key in ("total_macs", "matmul_macs", "macs_per_step", "total_flops", "total_params", "complete"):
         assert data[key] == real[key]
     assert data["enabled"] is True and data["model_component"] == "unet" and data["num_inference_steps"] == 3
-    assert data["input_shape"] == [1, 3, 32, 32] and data["latent_shape"][:2] == [1, 4]
+    assert data["input_shape"] == (1, 3, 32, 32) and data["latent_shape"][:2] == (1, 4)
     assert data["conditions"]["model_id"] == "my/model"
     assert data["total_params"] == sum(p.numel() for p in pipe.unet.parameters())
 
 
 def test_a_batch_is_several_pictures(pipe) -> None:
     data = create_profiler().profile_pipeline(pipe, (3, 3, 32, 32), 2, guidance_scale=5.0)
-    assert data["input_shape"] == [3, 3, 32, 32]
+    assert data["input_shape"] == (3, 3, 32, 32)
     assert data["components"]["unet"]["calls"][0]["batch"] == 6  # with guidance
 
 

@@ -12,7 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffmeter.errors import DiffmeterError, InputError
-from diffmeter.profile import ComponentProfile, ComputeProfile, disabled_profile
+from diffmeter.metering.counters.attention_wrapper import (
+    _sdpa_macs_counter as _sdpa_macs_counter,
+)
+from diffmeter.metering.counters.attention_wrapper import (
+    _unwrap_sdpa as _unwrap_sdpa,
+)
+from diffmeter.metering.counters.attention_wrapper import (
+    _wrap_sdpa_for_macs as _wrap_sdpa_for_macs,
+)
+from diffmeter.metering.counters.attention_wrapper import (
+    sdpa_flops as sdpa_flops,
+)
+from diffmeter.profile import ComponentProfile, ComputeProfile, disabled_profile, shapes_as_tuples
 from diffmeter.units import format_count, format_count_in
 
 logger = logging.getLogger(__name__)
@@ -47,7 +59,8 @@ class ComputeProfiler:
             call_arguments: anything else for the pipeline's call, such as ``guidance_scale``.
 
         Returns:
-            The keys of :meth:`ComputeProfile.to_dict`. A profile that cannot be made has ``enabled`` false and a
+            The keys of :meth:`ComputeProfile.to_dict`, with ``input_shape`` and ``latent_shape`` as tuples, which JSON
+            files hold as lists. A profile that cannot be made has ``enabled`` false and a
             ``reason``: it never ends a generation.
 
         Raises:
@@ -63,7 +76,7 @@ class ComputeProfiler:
         except DiffmeterError as error:
             logger.warning("%s was not profiled: %s", model_id or type(pipe).__name__, error)
             return disabled_profile(str(error))
-        return profile.to_dict()
+        return shapes_as_tuples(profile.to_dict())
 
     def summarize_macs(
         self,
@@ -74,24 +87,8 @@ class ComputeProfiler:
         prompt: str = "",
         guidance_scale: float | None = None,
     ) -> MacsSummary:
-        """MACs of one generation by component, for ``print(summary)`` and for programs.
-
-        Args:
-            pipe: a loaded diffusers pipeline; it is left as it is.
-            height, width: pixels; None: the pipeline's default.
-            steps: number of steps.
-            prompt: the text; it decides the cost only where text encoders do not pad.
-            guidance_scale: None: the pipeline's default. It decides whether guidance doubles the denoiser's work.
-
-        Raises:
-            InputError: an argument that the pipeline does not accept.
-            DiffmeterError: the pipeline cannot be run dry.
-        """
-        _check_steps(steps)
-        arguments: dict[str, Any] = {"num_inference_steps": steps, "prompt": prompt}
-        if guidance_scale is not None:
-            arguments["guidance_scale"] = guidance_scale
-        return MacsSummary(profile_call(pipe, height, width, 1, arguments), steps)
+        """:func:`summarize_macs`."""
+        return summarize_macs(pipe, height, width, steps, prompt, guidance_scale)
 
     def measure_unet_macs(self, pipe: Any, height: int | None = None, width: int | None = None, **call: Any) -> int:
         """:func:`measure_unet_macs`."""
@@ -106,6 +103,34 @@ class ComputeProfiler:
     ) -> int:
         """:func:`measure_vae_decode_macs`."""
         return measure_vae_decode_macs(pipe, height, width, **call)
+
+
+def summarize_macs(
+    pipe: Any,
+    height: int | None = None,
+    width: int | None = None,
+    steps: int = 50,
+    prompt: str = "",
+    guidance_scale: float | None = None,
+) -> MacsSummary:
+    """MACs of one generation by component, for ``print(summary)`` and for programs.
+
+    Args:
+        pipe: a loaded diffusers pipeline; it is left as it is.
+        height, width: pixels; None: the pipeline's default.
+        steps: number of steps.
+        prompt: the text; it decides the cost only where text encoders do not pad.
+        guidance_scale: None: the pipeline's default. It decides whether guidance doubles the denoiser's work.
+
+    Raises:
+        InputError: an argument that the pipeline does not accept.
+        DiffmeterError: the pipeline cannot be run dry.
+    """
+    _check_steps(steps)
+    arguments: dict[str, Any] = {"num_inference_steps": steps, "prompt": prompt}
+    if guidance_scale is not None:
+        arguments["guidance_scale"] = guidance_scale
+    return MacsSummary(profile_call(pipe, height, width, 1, arguments), steps)
 
 
 def measure_unet_macs(pipe: Any, height: int | None = None, width: int | None = None, **call: Any) -> int:
@@ -199,7 +224,7 @@ def _known(macs: list[int | None], profile: ComputeProfile, what: str) -> int:
 
 
 class MacsSummary(dict[str, Any]):
-    """MACs of a generation by component: a dictionary that prints as the design's table.
+    """MACs of a generation by component: a dictionary that prints as a table.
 
     Keys: ``denoiser`` (its name), ``unet_macs_per_step``, ``unet_macs`` (all steps), ``text_encoder_macs``,
     ``vae_decoder_macs``, ``other_macs``, ``total_macs``, ``total_flops``, ``matmul_macs``, ``steps``, ``percent`` (by
@@ -244,11 +269,11 @@ class MacsSummary(dict[str, Any]):
             shares.append(("Other components:", "other"))
         rule = "-" * 70
         lines = ["Component-wise MACs Breakdown:", rule]
-        lines += [f"  {label:<24}{format_count_in(macs, 'MACs', 'G'):>20}" for label, macs in rows]
+        lines += [f"  {label:<24}{format_count_in(macs, 'MACs', 'G'):>15}" for label, macs in rows]
         total = f"Total ({self['steps']} steps):"
-        lines += [rule, f"  {total:<24}{format_count_in(self['total_macs'], 'MACs', 'G'):>20}"]
+        lines += [rule, f"  {total:<24}{format_count_in(self['total_macs'], 'MACs', 'G'):>16}"]
         lines += ["", "Percentage Breakdown:", rule]
-        lines += [f"  {label:<18}{self['percent'][key]:6.2f}%" for label, key in shares]
+        lines += [f"  {label:<15}{self['percent'][key]:6.2f}%" for label, key in shares]
         lines.append(rule)
         if not self["complete"]:
             from diffmeter.reports.profile_tables import completeness

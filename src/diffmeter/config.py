@@ -6,6 +6,7 @@ the next call: other modules read settings as ``config.NAME`` when they need the
 | attribute | environment variable | default |
 | --- | --- | --- |
 | ENABLE_COMPUTE_PROFILING | ENABLE_COMPUTE_PROFILING or DIFFMETER_ENABLE_COMPUTE_PROFILING | true |
+| PRINT_COMPUTE_PROFILE | DIFFMETER_PRINT_COMPUTE_PROFILE | true |
 | OUTPUT_DIR | DIFFMETER_OUTPUT_DIR | outputs |
 | DEVICE | DIFFMETER_DEVICE | auto |
 | DTYPE | DIFFMETER_DTYPE | auto |
@@ -112,6 +113,13 @@ SETTINGS: tuple[Setting, ...] = (
         parse_bool,
         "profile every generation unless a call says otherwise",
     ),
+    Setting(
+        "PRINT_COMPUTE_PROFILE",
+        ("DIFFMETER_PRINT_COMPUTE_PROFILE",),
+        True,
+        parse_bool,
+        "print what a generation cost when generate_image is called from Python",
+    ),
     Setting("OUTPUT_DIR", ("DIFFMETER_OUTPUT_DIR",), Path("outputs"), _path, "folder that generations are written to"),
     Setting("DEVICE", ("DIFFMETER_DEVICE",), "auto", parse_device, "device models are loaded on"),
     Setting("DTYPE", ("DIFFMETER_DTYPE",), "auto", _one_of(DTYPES), "dtype models are loaded in"),
@@ -144,6 +152,7 @@ def current() -> dict[str, Any]:
 _values = load(os.environ)
 
 ENABLE_COMPUTE_PROFILING: bool = _values["ENABLE_COMPUTE_PROFILING"]
+PRINT_COMPUTE_PROFILE: bool = _values["PRINT_COMPUTE_PROFILE"]
 OUTPUT_DIR: Path = _values["OUTPUT_DIR"]
 DEVICE: str = _values["DEVICE"]
 DTYPE: str = _values["DTYPE"]

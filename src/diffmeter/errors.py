@@ -5,6 +5,7 @@
     │   └── ModelNotFoundError          a model id or folder names no pipeline that can be loaded here
     ├── ModelLoadError    (RuntimeError)  a pipeline was found, but loading it failed
     │   └── TemporaryHubError           the hub or the connection to it failed; trying again later may help
+    ├── MissingPackageError (ImportError)  a package is not installed; the message says how to install it
     ├── CountError        (RuntimeError)  a call could not be counted
     └── StorageError      (OSError)     a file could not be written or read
         └── FolderInUseError            another run holds the folder
@@ -38,6 +39,10 @@ class ModelLoadError(DiffmeterError, RuntimeError):
 
 class TemporaryHubError(ModelLoadError):
     """The hub could not be reached or failed on its side; a later attempt may succeed."""
+
+
+class MissingPackageError(DiffmeterError, ImportError):
+    """A package is not installed; the message is the command that installs it."""
 
 
 class CountError(DiffmeterError, RuntimeError):

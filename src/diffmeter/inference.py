@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffmeter import config
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, MissingPackageError
+from diffmeter.profile import shapes_as_tuples
+from diffmeter.reports.console_block import console_block
 from diffmeter.storage import files as store
 
 if TYPE_CHECKING:
@@ -397,6 +399,8 @@ def failed_profile(error: BaseException) -> dict[str, Any]:
     from diffmeter.profile import disabled_profile
 
     text = " ".join(str(error).split())
+    if isinstance(error, MissingPackageError):
+        return disabled_profile(text)
     return disabled_profile(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
@@ -417,6 +421,7 @@ def generate_image(
     output_dir: str | Path | None = None,
     enable_profiling: bool | None = None,
     on_step: Callable[[int], None] | None = None,
+    print_profile: bool | None = None,
     **load_options: Any,
 ) -> GeneratedImage:
     """Generate one image, save it with its record, and return ``(image, filepath, seed, profiling_data)``.
@@ -426,8 +431,10 @@ def generate_image(
     an ``output_dir`` that has images already gets one more. Beside the image are ``generation_config.json``,
     ``runs.jsonl`` and ``summary.csv``. ``load_options`` go to ``get_model_manager().load_model``.
 
-    ``profiling_data`` is the ``compute_profile`` object of the JSON file, or ``None`` without profiling; where the
-    generation could not be counted its ``enabled`` is false and ``reason`` says why.
+    ``profiling_data`` is the ``compute_profile`` object of the JSON file with its shapes as tuples, or ``None``
+    without profiling; where the generation could not be counted its ``enabled`` is false and ``reason`` says why.
+    ``print_profile`` says whether a short block about it goes to standard output; ``None`` is what
+    ``PRINT_COMPUTE_PROFILE`` says, which is on.
 
     Raises ``InputError`` (a ``ValueError``) for values that cannot be used, ``ModelLoadError`` for a model that does
     not load, ``StorageError`` (an ``OSError``) where the image cannot be written.
@@ -460,7 +467,15 @@ def generate_image(
     folder.record_saved_image(path, finished.record)
     folder.write_summaries()
     record = finished.record
-    return GeneratedImage(finished.image, str(path), record["seed"], record["compute_profile"])
+    profile = None if record["compute_profile"] is None else shapes_as_tuples(record["compute_profile"])
+    _print_block(record["model_name"], profile, print_profile)
+    return GeneratedImage(finished.image, str(path), record["seed"], profile)
+
+
+def _print_block(name: str, profile: dict[str, Any] | None, wanted: bool | None) -> None:
+    """Print what a generation cost, unless there is no profile or it is not wanted."""
+    if profile is not None and (config.PRINT_COMPUTE_PROFILE if wanted is None else wanted):
+        print(console_block(name, profile))
 
 
 def generate_images_sequential(
@@ -474,6 +489,7 @@ def generate_images_sequential(
     seed: int | None = None,
     output_dir: str | Path | None = None,
     enable_profiling: bool | None = None,
+    print_profile: bool | None = None,
     **load_options: Any,
 ) -> list[dict[str, Any]]:
     """Generate the same prompt with each model, one after the other; only one model is in memory at a time.
@@ -482,6 +498,8 @@ def generate_images_sequential(
     Returns one dictionary per model, in the order given: ``model_id``, ``model_name``, ``image`` (a PIL image),
     ``image_path``, ``seed``, ``compute_profile`` and the rest of its record. A model that fails does not end the run:
     its ``image`` and ``image_path`` are ``None`` and ``error`` says why.
+
+    ``print_profile`` is that of :func:`generate_image`: a block after each model.
 
     All models get the same seed; ``None`` draws one. Raises ``InputError`` and ``StorageError`` as
     ``generate_image`` does.
@@ -505,7 +523,11 @@ def generate_images_sequential(
     base = Path(output_dir) if output_dir is not None else Path(config.OUTPUT_DIR)
     store.check_writable(base)
     folder = RunFolder(store.new_run_folder(base) if output_dir is None else store.make_folder(base))
-    options = BatchOptions(profiling=profiling_wanted(enable_profiling), load_options=load_options)
+    options = BatchOptions(
+        profiling=profiling_wanted(enable_profiling),
+        load_options=load_options,
+        on_record=lambda record: _print_block(record["model_name"], record.get("compute_profile"), print_profile),
+    )
     outcome = run_generations(requests, folder, options)
     folder.write_summaries([request.key for request in requests])
 
@@ -517,5 +539,13 @@ def generate_images_sequential(
         if path is not None:
             with images.open(path) as opened:
                 image = opened.copy()
-        results.append({**record, "image": image, "image_path": None if path is None else str(path)})
+        profile = record.get("compute_profile")
+        results.append(
+            {
+                **record,
+                "compute_profile": None if profile is None else shapes_as_tuples(profile),
+                "image": image,
+                "image_path": None if path is None else str(path),
+            }
+        )
     return results

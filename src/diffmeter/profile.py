@@ -336,6 +336,15 @@ def disabled_profile(reason: str) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "enabled": False, "reason": reason}
 
 
+def shapes_as_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``compute_profile`` as programs read it: ``input_shape`` and ``latent_shape`` are tuples, as in PyTorch.
+
+    JSON, and so the dictionary that files are made from, has only lists.
+    """
+    shapes = ("input_shape", "latent_shape")
+    return {name: tuple(value) if name in shapes and value is not None else value for name, value in data.items()}
+
+
 def _component_to_dict(component: ComponentProfile) -> dict[str, Any]:
     return {
         "class_name": component.class_name,

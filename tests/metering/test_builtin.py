@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -277,6 +277,31 @@ def test_profiler_report_has_both_counts(shapes: ModuleType) -> None:
     assert ProfilerReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     backward = profile_with_flops(model, inputs, with_backward=True)
     assert backward.total_flops == count_flops(model, inputs, with_backward=True)
+
+
+def test_profiler_prints_its_table(shapes: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    model, inputs = shapes.UNet(8), (torch.randn(1, 4, 16, 16), torch.zeros(1))
+    report = profile_with_flops(model, inputs)
+    assert capsys.readouterr().out == report.table() + "\n"
+    profile_with_flops(model, inputs, display=False)
+    assert capsys.readouterr().out == ""
+    if not torch.cuda.is_available():
+        assert "Device time" not in report.table()
+    timed = replace(report, rows=tuple(replace(row, device_seconds=0.25) for row in report.rows))
+    header, first = timed.table().splitlines()[:2]
+    assert "Device time" in header and "250.00ms" in first.replace(" ", "")
+
+
+def test_windows_of_a_padded_image(shapes: ModuleType) -> None:
+    """64 x 64 tokens of 64 channels: all against all, and in 25 windows of 14 x 14, which pad the side to 70."""
+    whole, windowed = shapes.SelfAttention(64, 4), shapes.SelfAttention(64, 4, window=14)
+    tokens = torch.randn(1, 64 * 64, 64)
+    all_tokens = 4 * 4096 * 64 * 64 + 2 * 4096 * 4096 * 64  # MACs: four projections, two attention products
+    windows = 4 * 4900 * 64 * 64 + 2 * 25 * 196 * 196 * 64
+    assert count_flops(whole, tokens) == 2 * all_tokens
+    assert count_flops(windowed, tokens) == 2 * windows
+    assert round(all_tokens / windows, 2) == 10.90
+    assert windowed(tokens).shape == tokens.shape
 
 
 def test_comparison_names_the_differences(shapes: ModuleType) -> None:

@@ -210,7 +210,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_names_from_hostile_text_stay_in_the_folder(tmp_path: Path, text: str) -> None:
-    for name in (store.safe_name(text), store.model_slug(text)):
+    for name in (store.safe_name(text), store.name_slug(text)):
         _assert_harmless(name)
         path = store.write_new(tmp_path, name, ".png", b"x")
         assert path.parent == tmp_path and path.resolve().parent == tmp_path.resolve()
@@ -220,7 +220,7 @@ def test_names_from_hostile_text_stay_in_the_folder(tmp_path: Path, text: str) -
 @settings(deadline=None)
 def test_any_text_gives_a_harmless_name(text: str) -> None:
     _assert_harmless(store.safe_name(text))
-    _assert_harmless(store.model_slug(text))
+    _assert_harmless(store.name_slug(text))
 
 
 def _assert_harmless(name: str) -> None:

@@ -94,7 +94,13 @@ def _generate(
         for number in range(count):
             try:
                 result = generate_image(
-                    model, seed=seed + number, output_dir=output, on_step=on_step(number), **request, **load_options
+                    model,
+                    seed=seed + number,
+                    output_dir=output,
+                    on_step=on_step(number),
+                    print_profile=False,
+                    **request,
+                    **load_options,
                 )
             except (DiffmeterError, KeyboardInterrupt):
                 raise

@@ -329,6 +329,7 @@ class OperatorRow:
         profiler_flops: what ``torch.profiler`` reports; it has formulas for ``mm``, ``addmm``, ``bmm``, ``baddbmm``,
             ``conv2d``, and for elementwise ``add`` and ``mul``, and gives 0 for all others.
         counted_flops: what :func:`flop_report` counts.
+        device_seconds: its kernels' time on the accelerator; None where there is none.
     """
 
     name: str
@@ -336,6 +337,7 @@ class OperatorRow:
     cpu_seconds: float
     profiler_flops: int
     counted_flops: int
+    device_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -361,12 +363,16 @@ class ProfilerReport:
         """The operators with the most FLOPs, then the most time, as text."""
         ordered = sorted(self.rows, key=lambda r: (-r.counted_flops, -r.profiler_flops, -r.cpu_seconds))[:limit]
         width = max([len(row.name) for row in ordered] + [8])
-        lines = [f"{'Operator':{width}s}  {'Calls':>6s}  {'CPU time':>10s}  {'Profiler':>14s}  {'Counted':>14s}"]
-        lines += [
-            f"{row.name:{width}s}  {row.calls:6d}  {format_seconds(row.cpu_seconds):>10s}  "
-            f"{format_count(row.profiler_flops, 'FLOPs'):>14s}  {format_count(row.counted_flops, 'FLOPs'):>14s}"
-            for row in ordered
-        ]
+        on_device = any(row.device_seconds is not None for row in self.rows)
+        device_title = f"  {'Device time':>11s}" if on_device else ""
+        titles = f"{'Operator':{width}s}  {'Calls':>6s}  {'CPU time':>10s}{device_title}"
+        lines = [f"{titles}  {'Profiler':>14s}  {'Counted':>14s}"]
+        for row in ordered:
+            device = f"  {format_seconds(row.device_seconds):>11s}" if on_device else ""
+            lines.append(
+                f"{row.name:{width}s}  {row.calls:6d}  {format_seconds(row.cpu_seconds):>10s}{device}  "
+                f"{format_count(row.profiler_flops, 'FLOPs'):>14s}  {format_count(row.counted_flops, 'FLOPs'):>14s}"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -380,16 +386,19 @@ class ProfilerReport:
         return cls(rows, data["seconds"], data["with_backward"], data["uncounted"])
 
 
-def profile_with_flops(model: nn.Module, inp: Inputs, *, with_backward: bool = False) -> ProfilerReport:
-    """Time and FLOPs by operator, by ``torch.profiler`` and by :func:`flop_report`.
+def profile_with_flops(
+    model: nn.Module, inp: Inputs, *, with_backward: bool = False, display: bool = True
+) -> ProfilerReport:
+    """Print and return time and FLOPs by operator, by ``torch.profiler`` and by :func:`flop_report`.
 
     The model runs twice, first counted, then profiled (and so warmed up), with the same restoring of its state as in
-    :func:`count_flops`. Nothing is printed: ``print(report.table())`` shows it.
+    :func:`count_flops`.
 
     Args:
         model: any module.
         inp: a tensor, a tuple or list of positional arguments, or a dictionary of keyword arguments.
         with_backward: also profile and count the backward.
+        display: print the report's table, the 20 operators with the most FLOPs.
 
     Raises:
         InputError: no input, an input on the meta device (nothing runs there that could be timed), or nothing in the
@@ -399,8 +408,9 @@ def profile_with_flops(model: nn.Module, inp: Inputs, *, with_backward: bool = F
     if any(t.is_meta for t in (*model.parameters(), *_tensors((args, kwargs)))):
         raise InputError("nothing runs on the meta device, so there is no time to profile: use count_flops there")
     report = flop_report(model, inp, with_backward)
+    on_device = torch.cuda.is_available()
     activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
+    if on_device:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with _prepared(model, (args, kwargs)):
         start = time.perf_counter()
@@ -409,13 +419,23 @@ def profile_with_flops(model: nn.Module, inp: Inputs, *, with_backward: bool = F
         seconds = time.perf_counter() - start
     counted = {name.replace(".", "::", 1): flops for name, flops in report.by_operator.items()}
     rows = [
-        OperatorRow(e.key, e.count, e.self_cpu_time_total / 1e6, int(e.flops or 0), counted.pop(e.key, 0))
+        OperatorRow(
+            e.key,
+            e.count,
+            e.self_cpu_time_total / 1e6,
+            int(e.flops or 0),
+            counted.pop(e.key, 0),
+            e.self_device_time_total / 1e6 if on_device else None,
+        )
         for e in profiler.key_averages()
         if e.key.startswith("aten::")
     ]
     # Operators that only the dispatcher names (none on the CPU) still belong to the total.
     rows += [OperatorRow(name, 0, 0.0, 0, flops) for name, flops in counted.items()]
-    return ProfilerReport(tuple(rows), seconds, with_backward, report.uncounted)
+    result = ProfilerReport(tuple(rows), seconds, with_backward, report.uncounted)
+    if display:
+        print(result.table())
+    return result
 
 
 AS_SHIPPED = "FlopCounterMode as shipped"

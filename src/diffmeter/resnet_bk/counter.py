@@ -56,9 +56,13 @@ def optimizer_name(name: str) -> str:
     return key
 
 
-@dataclass(frozen=True)
+@dataclass
 class FLOPsCount:
-    """FLOPs of a training step. Counts add up, and scale with a whole or fractional factor."""
+    """FLOPs of a training step. Counts add up, scale with a whole or fractional factor, and can be changed:
+
+    >>> count = FLOPsCount()
+    >>> count.forward += 1000
+    """
 
     forward: int = 0
     backward: int = 0

@@ -81,10 +81,10 @@ def safe_name(text: str, fallback: str = "unnamed") -> str:
     return name
 
 
-def model_slug(model_id: str) -> str:
-    """The last part of a model id or folder path as a file name: ``owner/name`` gives ``name``."""
-    parts = [part for part in re.split(r"[/\\]+", model_id[-1000:]) if part.strip(". ")]
-    return safe_name(parts[-1] if parts else "", fallback="model")
+def name_slug(model_name: str) -> str:
+    """A model's name as the beginning of a file name: "SD 2.1" gives ``sd21``, "PixArt-alpha" ``pixart-alpha``."""
+    name = re.sub(r"[\s.]+", "", model_name.lower())
+    return safe_name(name, fallback="model")
 
 
 def _flush_folder(folder: Path) -> None:

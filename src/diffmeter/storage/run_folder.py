@@ -108,7 +108,7 @@ class RunFolder:
 
     def save_image(self, image: Image, record: Mapping[str, Any]) -> Path:
         """Save one image under a name of its own, before its record is complete. Raises ``StorageError``."""
-        stem = f"{store.model_slug(record['model_id'])}_seed{record['seed']}"
+        stem = f"{store.name_slug(record['model_name'])}_seed{record['seed']}"
         return store.write_new(self.path, stem, ".png", encode(image, record))
 
     def record_saved_image(self, path: Path, record: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class RunFolder:
 
     def commit(self, png: bytes, record: dict[str, Any]) -> Path:
         """Give an image its name and append its record, together; the record goes into the image file as well."""
-        name = f"{store.model_slug(record['model_id'])}_seed{record['seed']}_{record['key']}.png"
+        name = f"{store.name_slug(record['model_name'])}_seed{record['seed']}_{record['key']}.png"
         record["image"] = name
         png = images.add_texts(png, {images.RECORD_KEY: json.dumps(record, allow_nan=False)})
         store.write_with_record(self.path / name, png, self.records_path, record)

@@ -23,6 +23,8 @@ import torch
 from packaging.version import Version
 from torch import nn
 
+from diffmeter.errors import MissingPackageError
+
 from .functional import CONV, LINEAR
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,9 @@ def _import_thop() -> Any:
 
     The MIT one compares versions with ``distutils``, which Python 3.12 took out and which costs a third of a second
     to import where setuptools brings it: a stand-in that can do just that serves for the time of the import.
+
+    Raises:
+        MissingPackageError: thop is not installed.
     """
     stand_ins: dict[str, types.ModuleType] = {}
     if "distutils" not in sys.modules:
@@ -75,6 +80,10 @@ def _import_thop() -> Any:
     try:
         importlib.import_module("thop")
         return importlib.import_module("thop.profile")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "thop":
+            raise
+        raise MissingPackageError("thop is not installed. Install with: pip install thop") from error
     finally:
         for name in stand_ins:
             sys.modules.pop(name, None)

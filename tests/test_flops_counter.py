@@ -193,3 +193,11 @@ def test_summary_and_json(small: FLOPsCounter, capsys: pytest.CaptureFixture[str
 def test_bad_input_is_named(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call(meta_model(SMALL))
+
+
+def test_a_count_can_be_changed() -> None:
+    count = FLOPsCount()
+    count.forward += 1000
+    count.backward = 2000
+    count.optimizer += 15
+    assert count.total == 3015 and count == FLOPsCount(1000, 2000, 15)
