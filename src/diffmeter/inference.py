@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffmeter import config
-from diffmeter.errors import InputError, MissingPackageError
+from diffmeter.errors import InputError, one_line
 from diffmeter.profile import shapes_as_tuples
 from diffmeter.reports.console_block import console_block
 from diffmeter.storage import files as store
@@ -398,10 +398,7 @@ def failed_profile(error: BaseException) -> dict[str, Any]:
     """The profile of a generation that could not be counted: ``enabled`` is false and ``reason`` says why."""
     from diffmeter.profile import disabled_profile
 
-    text = " ".join(str(error).split())
-    if isinstance(error, MissingPackageError):
-        return disabled_profile(text)
-    return disabled_profile(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return disabled_profile(one_line(error, with_type=True))
 
 
 def profiling_wanted(enable_profiling: bool | None) -> bool:
