@@ -36,7 +36,9 @@ def test_version() -> None:
 
 def test_unknown_verb_is_bad_input() -> None:
     done = run("measure")
-    assert done.returncode == 2 and "measure" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "measure" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_every_verb_has_help() -> None:
@@ -50,7 +52,8 @@ def test_every_verb_has_help() -> None:
 def test_error_is_one_sentence_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     cli._complain(InputError("first line\nsecond line"))
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err == "diffmeter: first line second line\n"
+    assert captured.out == ""
+    assert captured.err == "diffmeter: first line second line\n"
 
 
 def test_interrupt_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +74,6 @@ def test_reader_that_leaves_early_causes_no_traceback() -> None:
         text=True,
         check=False,
     )
-    assert done.stdout and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.stdout
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

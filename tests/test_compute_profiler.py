@@ -25,8 +25,11 @@ def test_the_dictionary_is_that_of_the_run(pipe) -> None:
     real = run.profile.to_dict()
     for key in ("total_macs", "matmul_macs", "macs_per_step", "total_flops", "total_params", "complete"):
         assert data[key] == real[key]
-    assert data["enabled"] is True and data["model_component"] == "unet" and data["num_inference_steps"] == 3
-    assert data["input_shape"] == (1, 3, 32, 32) and data["latent_shape"][:2] == (1, 4)
+    assert data["enabled"] is True
+    assert data["model_component"] == "unet"
+    assert data["num_inference_steps"] == 3
+    assert data["input_shape"] == (1, 3, 32, 32)
+    assert data["latent_shape"][:2] == (1, 4)
     assert data["conditions"]["model_id"] == "my/model"
     assert data["total_params"] == sum(p.numel() for p in pipe.unet.parameters())
 
@@ -40,13 +43,15 @@ def test_a_batch_is_several_pictures(pipe) -> None:
 def test_a_transformer_pipeline() -> None:
     flux = ZOO["FluxPipeline"].build()
     data = create_profiler().profile_pipeline(flux, (1, 3, 32, 32), 2)
-    assert data["model_component"] == "transformer" and data["complete"]
+    assert data["model_component"] == "transformer"
+    assert data["complete"]
     assert {name for name, c in data["components"].items() if c["calls"]} == set(data["components"])
 
 
 def test_switched_off(pipe) -> None:
     data = create_profiler(enabled=False).profile_pipeline(pipe)
-    assert data["enabled"] is False and data["reason"]
+    assert data["enabled"] is False
+    assert data["reason"]
 
 
 def test_a_profile_that_fails_never_raises() -> None:
@@ -62,10 +67,13 @@ def test_the_measures_add_up_to_the_generation(pipe) -> None:
     unet = measure_unet_macs(pipe, 32, 32, guidance_scale=5.0)
     text = measure_text_encoder_macs(pipe, "x", height=32, width=32, guidance_scale=5.0)
     decoder = measure_vae_decode_macs(pipe, 32, 32)
-    assert summary["unet_macs_per_step"] == unet and summary["unet_macs"] == 4 * unet
-    assert summary["text_encoder_macs"] == text and summary["vae_decoder_macs"] == decoder
+    assert summary["unet_macs_per_step"] == unet
+    assert summary["unet_macs"] == 4 * unet
+    assert summary["text_encoder_macs"] == text
+    assert summary["vae_decoder_macs"] == decoder
     assert summary["total_macs"] == whole.total_macs == 4 * unet + text + decoder
-    assert summary["total_flops"] == 2 * summary["total_macs"] and summary["complete"]
+    assert summary["total_flops"] == 2 * summary["total_macs"]
+    assert summary["complete"]
     assert abs(sum(summary["percent"].values()) - 100) < 1e-9
     assert "Total (4 steps)" in str(summary)
 
@@ -121,10 +129,13 @@ def test_a_real_full_size_pipeline_is_left_alone() -> None:
             return pipe.unet(latents, torch.tensor(3), text).sample
 
     plain, before = pixels(), state(pipe)
-    assert plain.isfinite().all() and plain.std() > 0
+    assert plain.isfinite().all()
+    assert plain.std() > 0
     data = create_profiler().profile_pipeline(pipe, (1, 3, 512, 512), 50)
-    assert data["complete"] and data["components"]["unet"]["calls"][0]["matmul_macs"] == 2 * 402_128_732_160
-    assert state(pipe) == before and torch.equal(pixels(), plain)
+    assert data["complete"]
+    assert data["components"]["unet"]["calls"][0]["matmul_macs"] == 2 * 402_128_732_160
+    assert state(pipe) == before
+    assert torch.equal(pixels(), plain)
 
     cls = type(pipe.unet.mid_block.resnets[0])
     forward = cls.forward
@@ -137,5 +148,7 @@ def test_a_real_full_size_pipeline_is_left_alone() -> None:
         failed = create_profiler().profile_pipeline(pipe, (1, 3, 512, 512), 50)
     finally:
         cls.forward = forward
-    assert failed["enabled"] is False and "midway" in failed["reason"]
-    assert state(pipe) == before and torch.equal(pixels(), plain)
+    assert failed["enabled"] is False
+    assert "midway" in failed["reason"]
+    assert state(pipe) == before
+    assert torch.equal(pixels(), plain)

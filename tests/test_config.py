@@ -66,7 +66,9 @@ def test_unusable_values_name_the_variable_and_what_is_allowed(variable: str, te
     with pytest.raises(InputError) as caught:
         config.load({variable: text})
     message = str(caught.value)
-    assert variable in message and repr(text) in message and allowed in message
+    assert variable in message
+    assert repr(text) in message
+    assert allowed in message
 
 
 def test_each_setting_is_documented() -> None:
@@ -91,4 +93,5 @@ def test_bad_environment_ends_the_command_with_one_sentence() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "DIFFMETER_DEVICE='gpu'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "DIFFMETER_DEVICE='gpu'" in done.stderr

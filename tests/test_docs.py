@@ -74,7 +74,8 @@ def test_commands_of_the_readme_run(command: str, tmp_path: Path) -> None:
 def test_make_has_the_targets_that_the_readme_names() -> None:
     named = set(re.findall(r"`?make (\w+)", (ROOT / "README.md").read_text()))
     rules = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert named and named <= rules
+    assert named
+    assert named <= rules
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -113,7 +114,8 @@ def test_examples_refuse_an_unknown_model_in_one_sentence() -> None:
         text=True,
     )
     assert result.returncode == 2
-    assert "Traceback" not in result.stderr and "no/such-model" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "no/such-model" in result.stderr
 
 
 def test_the_validation_page_is_what_its_script_writes() -> None:

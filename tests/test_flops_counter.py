@@ -32,7 +32,8 @@ def small() -> FLOPsCounter:
 
 def test_counts_add_and_scale() -> None:
     count = FLOPsCount(1, 2, 3) + FLOPsCount(10, 20, 30)
-    assert count == FLOPsCount(11, 22, 33) and count.total == 66
+    assert count == FLOPsCount(11, 22, 33)
+    assert count.total == 66
     assert count * 2 == 2 * count == FLOPsCount(22, 44, 66)
     assert count * 0.5 == FLOPsCount(6, 11, 16)  # rounded half to even
     assert sum([count, count]) == count * 2
@@ -173,7 +174,8 @@ def test_compare_models_gives_speedups() -> None:
 def test_summary_and_json(small: FLOPsCounter, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     small.print_summary()
     printed = capsys.readouterr().out
-    assert f"{small.count_total_flops().total:,}" in printed and "lm_head" in printed
+    assert f"{small.count_total_flops().total:,}" in printed
+    assert "lm_head" in printed
     saved = json.loads(small.save_to_json(tmp_path / "flops.json").read_text(encoding="utf-8"))
     assert saved == small.to_dict()
     assert FLOPsCount.from_dict(saved["total_flops"]) == small.count_total_flops()
@@ -200,4 +202,5 @@ def test_a_count_can_be_changed() -> None:
     count.forward += 1000
     count.backward = 2000
     count.optimizer += 15
-    assert count.total == 3015 and count == FLOPsCount(1000, 2000, 15)
+    assert count.total == 3015
+    assert count == FLOPsCount(1000, 2000, 15)

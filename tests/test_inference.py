@@ -53,18 +53,22 @@ def test_the_four_tuple_of_the_design(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(config, "OUTPUT_DIR", tmp_path)
     result = generate_image(model_id=SHAPES, prompt="a red circle", num_inference_steps=2, seed=5)
     image, filepath, seed, profiling_data = result
-    assert seed == 5 and image.size == (64, 64)
-    assert profiling_data is not None and profiling_data.get("enabled")
+    assert seed == 5
+    assert image.size == (64, 64)
+    assert profiling_data is not None
+    assert profiling_data.get("enabled")
     assert profiling_data.keys() >= DESIGN_KEYS
     assert profiling_data["num_inference_steps"] == 2
     assert profiling_data["total_flops"] == 2 * profiling_data["total_macs"]
     folder = Path(filepath).parent
-    assert folder.parent == tmp_path and re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?", folder.name)
+    assert folder.parent == tmp_path
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?", folder.name)
     written = read_config(folder)
     assert written["prompt"] == "a red circle"
     (entry,) = written["models"]
     assert list(entry)[:4] == ["model_id", "model_name", "image_path", "compute_profile"]
-    assert entry["image_path"] == filepath and entry["model_id"] == SHAPES
+    assert entry["image_path"] == filepath
+    assert entry["model_id"] == SHAPES
     assert entry["compute_profile"] == json.loads(json.dumps(profiling_data))
     with Image.open(filepath) as saved:
         assert saved.tobytes() == image.tobytes()
@@ -78,7 +82,8 @@ def test_profiling_can_be_switched_off_per_call_and_for_all(tmp_path: Path, monk
     monkeypatch.setattr(config, "ENABLE_COMPUTE_PROFILING", False)
     assert generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path).profiling_data is None
     on = generate_image(SHAPES, "x", num_inference_steps=1, seed=1, output_dir=tmp_path, enable_profiling=True)
-    assert on.profiling_data is not None and on.profiling_data["enabled"]
+    assert on.profiling_data is not None
+    assert on.profiling_data["enabled"]
     assert on.image.tobytes() == off.image.tobytes()
 
 
@@ -149,7 +154,8 @@ def test_bad_values_are_one_sentence_and_leave_no_file(tmp_path: Path, name: str
     arguments = {"model_id": SHAPES, "prompt": "x", "num_inference_steps": 1, "output_dir": tmp_path / "out"}
     with pytest.raises(InputError) as caught:
         generate_image(**{**arguments, **changes})
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -185,7 +191,9 @@ def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", Broken)
     image, filepath, _, profile = generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path)
     assert on_disk == [1]
-    assert profile is not None and profile["enabled"] is False and profile["reason"] == "RuntimeError: no twin"
+    assert profile is not None
+    assert profile["enabled"] is False
+    assert profile["reason"] == "RuntimeError: no twin"
     with Image.open(filepath) as saved:
         assert saved.tobytes() == image.tobytes()
     assert read_config(tmp_path)["models"][0]["compute_profile"] == profile
@@ -199,7 +207,8 @@ def test_a_pipeline_that_cannot_be_observed_still_generates(tmp_path: Path, monk
 
     monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", refuse)
     result = generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path)
-    assert result.profiling_data == {**result.profiling_data, "enabled": False} and Path(result.filepath).exists()
+    assert result.profiling_data == {**result.profiling_data, "enabled": False}
+    assert Path(result.filepath).exists()
 
 
 def test_a_generation_that_raises_is_the_callers_exception_and_leaves_no_file(tmp_path: Path) -> None:
@@ -231,9 +240,14 @@ def test_several_models_one_after_the_other(tmp_path: Path, monkeypatch: pytest.
         model_ids=[SHAPES, "nobody/unknown"], prompt="a red circle", num_inference_steps=2, seed=7
     )
     good, bad = results
-    assert good["seed"] == 7 and good["compute_profile"]["enabled"] and good["image"].size == (64, 64)
+    assert good["seed"] == 7
+    assert good["compute_profile"]["enabled"]
+    assert good["image"].size == (64, 64)
     assert Path(good["image_path"]).is_file()
-    assert bad["model_id"] == "nobody/unknown" and bad["image"] is None and bad["image_path"] is None and bad["error"]
+    assert bad["model_id"] == "nobody/unknown"
+    assert bad["image"] is None
+    assert bad["image_path"] is None
+    assert bad["error"]
     written = read_config(Path(good["image_path"]).parent)
     assert written["prompt"] == "a red circle"
     assert [entry["model_id"] for entry in written["models"]] == [SHAPES]

@@ -22,7 +22,8 @@ SHAPES = "diffmeter/shapes"
 @pytest.fixture
 def shapes_folder(tmp_path: Path) -> Path:
     entry = catalog.find(SHAPES)
-    assert entry is not None and entry.folder is not None
+    assert entry is not None
+    assert entry.folder is not None
     return Path(shutil.copytree(entry.folder, tmp_path / "shapes"))
 
 
@@ -53,14 +54,16 @@ def test_loaded_model_is_returned_again_under_any_of_its_names() -> None:
     assert manager.load_model("shapes", weights="pretrained", device="cpu", dtype="float32") is pipe
     assert manager.get("Diffmeter/Shapes") is pipe
     assert manager.loaded_models() == [SHAPES]
-    assert manager.get("sdxl") is None and manager.info("sdxl") is None
+    assert manager.get("sdxl") is None
+    assert manager.info("sdxl") is None
 
 
 def test_other_options_load_anew() -> None:
     manager = ModelManager()
     pipe = manager.load_model(SHAPES)
     half = manager.load_model(SHAPES, dtype=torch.bfloat16)
-    assert half is not pipe and half.unet.dtype == torch.bfloat16
+    assert half is not pipe
+    assert half.unet.dtype == torch.bfloat16
     random = manager.load_model(SHAPES, weights="random", seed=3)
     assert manager.load_model(SHAPES) is random, "auto is the model as it is loaded"
     assert manager.load_model(SHAPES, weights="random", seed=3) is random
@@ -201,11 +204,15 @@ def test_unusable_max_models(bad: object) -> None:
 def test_memory_options() -> None:
     manager = ModelManager()
     pipe = manager.load_model(SHAPES, attention_slicing=True, vae_slicing=True, vae_tiling=True)
-    assert pipe.vae.use_slicing and pipe.vae.use_tiling
+    assert pipe.vae.use_slicing
+    assert pipe.vae.use_tiling
     sliced = [type(p).__name__ for p in pipe.unet.attn_processors.values()]
-    assert sliced and all(name.startswith("Sliced") for name in sliced)
+    assert sliced
+    assert all(name.startswith("Sliced") for name in sliced)
     same = manager.load_model(SHAPES, vae_slicing=False, vae_tiling=False, attention_slicing=False)
-    assert same is pipe and not pipe.vae.use_slicing and not pipe.vae.use_tiling
+    assert same is pipe
+    assert not pipe.vae.use_slicing
+    assert not pipe.vae.use_tiling
     assert not any(type(p).__name__.startswith("Sliced") for p in pipe.unet.attn_processors.values())
 
 

@@ -71,12 +71,14 @@ def test_torch_is_pinned_without_a_build() -> None:
 
 def test_the_mit_thop_is_the_dependency() -> None:
     names = [Requirement(line).name for line in PROJECT["dependencies"]]
-    assert "thop" in names and "ultralytics-thop" not in names
+    assert "thop" in names
+    assert "ultralytics-thop" not in names
 
 
 def test_license_is_the_whole_apache_text() -> None:
     text = (ROOT / "LICENSE").read_text()
-    assert "Apache License" in text and "Version 2.0, January 2004" in text
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
     assert PROJECT["license"] == "Apache-2.0"
 
@@ -103,7 +105,8 @@ def test_make_targets_set_up_what_they_need(target: str) -> None:
     plan = subprocess.run(
         ["make", "--dry-run", "--always-make", target], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert "-m venv .venv" in plan and "-c constraints.txt torch" in plan
+    assert "-m venv .venv" in plan
+    assert "-c constraints.txt torch" in plan
 
 
 def test_make_test_lints_checks_types_and_tests() -> None:

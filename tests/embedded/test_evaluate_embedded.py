@@ -45,15 +45,21 @@ def test_each_kind_of_mistake_is_seen_alone() -> None:
     truth = pair(CIRCLE, SQUARE)
     assert judge(drawn(truth), truth).right
     recolored = judge(drawn(pair(CIRCLE, replace(SQUARE, color="green"))), truth)
-    assert recolored.colors == (False, False) and recolored.relation is False
+    assert recolored.colors == (False, False)
+    assert recolored.relation is False
     reshaped = judge(drawn(pair(CIRCLE, replace(SQUARE, shape="star"))), truth)
-    assert reshaped.colors == (True, True) and reshaped.shapes == (True, False) and reshaped.relation is True
+    assert reshaped.colors == (True, True)
+    assert reshaped.shapes == (True, False)
+    assert reshaped.relation is True
     swapped = judge(drawn(pair(replace(CIRCLE, x=46.0), replace(SQUARE, x=16.0))), truth)
-    assert swapped.colors == (True, True) and swapped.shapes == (True, True) and swapped.relation is False
+    assert swapped.colors == (True, True)
+    assert swapped.shapes == (True, True)
+    assert swapped.relation is False
     exchanged = judge(drawn(pair(replace(CIRCLE, color="blue"), replace(SQUARE, color="red"))), truth)
     assert exchanged.shapes == (False, False)
     missing = judge(drawn(Scene((CIRCLE,), None, None, BLACK)), truth)
-    assert missing.colors == (True, False) and missing.relation is False
+    assert missing.colors == (True, False)
+    assert missing.relation is False
 
 
 def test_a_third_object_of_another_color_spoils_the_color() -> None:
@@ -67,7 +73,9 @@ def test_noise_and_emptiness_are_wrong() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for picture in (noise, np.zeros((64, 64, 3), np.uint8)):
         verdict = judge(picture, truth)
-        assert not any(verdict.colors) and not any(verdict.shapes) and verdict.relation is False
+        assert not any(verdict.colors)
+        assert not any(verdict.shapes)
+        assert verdict.relation is False
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -110,8 +118,11 @@ def test_each_object_and_each_relation_counts_once() -> None:
     truth, alone = pair(CIRCLE, SQUARE), Scene((CIRCLE,), None, None, BLACK)
     reshaped = judge(drawn(pair(CIRCLE, replace(SQUARE, shape="star"))), truth)
     figures = summarize([reshaped, judge(drawn(alone), alone)])
-    assert figures["pictures"] == 2 and figures["color"] == 1 and figures["relation"] == 1
-    assert figures["shape"] == pytest.approx(2 / 3) and figures["all_right"] == 0.5
+    assert figures["pictures"] == 2
+    assert figures["color"] == 1
+    assert figures["relation"] == 1
+    assert figures["shape"] == pytest.approx(2 / 3)
+    assert figures["all_right"] == 0.5
 
 
 def true_painter(_model: object, _steps: int, _guidance: float) -> evaluate_embedded.Painter:
@@ -140,7 +151,8 @@ def test_the_command_writes_figures_and_grid_and_checks_targets(
     command = ["--model", str(tmp_path), "--count", "7", "--seed", "5", "--check"]
     assert main([*command, "--json", str(tmp_path / "f.json"), "--grid", str(tmp_path / "g.png")]) == 0
     document = json.loads((tmp_path / "f.json").read_text())
-    assert document["figures"]["color"] == 1 and len(document["verdicts"]) == 7
+    assert document["figures"]["color"] == 1
+    assert len(document["verdicts"]) == 7
     # Six columns and two rows of 128 pixels with 4 between and around them.
     assert Image.open(tmp_path / "g.png").size == (6 * 132 + 4, 2 * 132 + 4)
     assert "100.0%  (target 95%)" in capsys.readouterr().out
@@ -160,7 +172,8 @@ def test_bad_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         with pytest.raises(SystemExit) as stopped:
             main(options)
-        assert stopped.value.code == 2 and words in capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 def test_grid_keeps_order() -> None:

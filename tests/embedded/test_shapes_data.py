@@ -46,7 +46,9 @@ def test_training_and_evaluation_share_no_combination() -> None:
     rng = np.random.default_rng(0)
     trained = {combination(sample_training_scene(rng)) for _ in range(3000)}
     asked = {combination(sample_held_out_scene(rng)) for _ in range(300)}
-    assert trained and asked and not trained & asked
+    assert trained
+    assert asked
+    assert not trained & asked
 
 
 def test_about_a_tenth_is_held_out() -> None:
@@ -69,7 +71,8 @@ def test_objects_stay_inside_apart_and_in_their_relation() -> None:
     for _ in range(500):
         scene = sample_scene(rng)
         for item in scene.items:
-            assert item.radius <= min(item.x, item.y) and max(item.x, item.y) <= 64 - item.radius
+            assert item.radius <= min(item.x, item.y)
+            assert max(item.x, item.y) <= 64 - item.radius
         if scene.relation is None:
             continue
         a, b = scene.items
@@ -123,7 +126,8 @@ def test_the_facts_of_a_scene_do_not_depend_on_its_wording() -> None:
     # side by side, white; red (0) circle (0) without a size on the left, blue (2) square (1) on the right, each + 1
     assert scene_facts(left) == scene_facts(right) == [0, 1, 0, 0, 0, 3, 2, 1]
     above = scene_of("above", "red circle", "blue square")
-    assert scene_facts(above)[0] == 1 and scene_facts(above)[2:] == scene_facts(left)[2:]
+    assert scene_facts(above)[0] == 1
+    assert scene_facts(above)[2:] == scene_facts(left)[2:]
     alone = Scene(left.items[:1], None, "right", ("black", "white", False))
     assert scene_facts(alone) == [4, 0, 0, 0, 0, 0, 0, 0]  # the second place of nine; a gradient; nothing else there
 

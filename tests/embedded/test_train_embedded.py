@@ -58,7 +58,9 @@ def test_a_resumed_run_ends_with_the_same_weights(straight: Path, tmp_path: Path
 
 def test_it_prints_its_own_compute(capsys: pytest.CaptureFixture[str], tokenizer: train.CLIPTokenizer) -> None:
     lines = list(train.compute_report(train.parse_options(["--unet-steps", "10"]), tokenizer))
-    assert len(lines) == 6 and all("MACs" in line for line in lines) and "FLOPs" in lines[-1]
+    assert len(lines) == 6
+    assert all("MACs" in line for line in lines)
+    assert "FLOPs" in lines[-1]
 
 
 def test_backward_products_are_counted_too() -> None:
@@ -74,7 +76,8 @@ def test_the_tokenizer_knows_every_word_and_survives_any_other(tokenizer: train.
     assert tokenizer("RED Circle").input_ids == tokenizer("red circle").input_ids
     for text in ("", "zebra 42!", "\u732b \U0001f600 \u00fc", "x" * 500, "a\nb\tc"):
         ids = train.tokenize(tokenizer, [text])
-        assert ids.shape == (1, 32) and int(ids.max()) < len(tokenizer)
+        assert ids.shape == (1, 32)
+        assert int(ids.max()) < len(tokenizer)
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (4, 0.5), (9, 1.0), (50, 1.0), (80, 1.0), (90, 0.5), (99, 0.05)])
@@ -125,7 +128,8 @@ def test_the_last_training_step_is_pure_noise() -> None:
     clean, noise = torch.ones(1, 4, 16, 16), torch.randn(1, 4, 16, 16)
     noised, velocity = train.noised(scheduler, clean, noise, torch.tensor([999]))
     # v = sqrt(alpha) noise - sqrt(1 - alpha) clean, which is -clean where alpha is 0.
-    assert torch.allclose(noised, noise, atol=1e-3) and torch.allclose(velocity, -clean, atol=1e-3)
+    assert torch.allclose(noised, noise, atol=1e-3)
+    assert torch.allclose(velocity, -clean, atol=1e-3)
 
 
 def test_the_reader_asks_every_end_token_and_no_other(tokenizer: train.CLIPTokenizer) -> None:
@@ -138,7 +142,8 @@ def test_the_reader_asks_every_end_token_and_no_other(tokenizer: train.CLIPToken
         reader.heads.bias.zero_()
         loss, wrong = reader(tokens, facts, tokenizer.eos_token_id)
     # Nothing known: the cross-entropy of n equally likely answers is log n; the first answer is chosen, and right.
-    assert loss.item() == pytest.approx(np.mean([np.log(n) for n in train.FACTS.values()])) and wrong.item() == 0
+    assert loss.item() == pytest.approx(np.mean([np.log(n) for n in train.FACTS.values()]))
+    assert wrong.item() == 0
     states = reader.text_encoder(tokens)[0]
     states.retain_grad()
     reader.text_encoder.forward = lambda _: (states,)
@@ -153,12 +158,15 @@ def test_the_whole_text_reaches_every_block(tokenizer: train.CLIPTokenizer) -> N
     unet = train.build_unet()
     states = torch.randn(1, 32, 128, requires_grad=True)
     (unet.add_embedding(states) @ torch.randn(192)).sum().backward()
-    assert states.grad is not None and bool((states.grad.abs().amax(-1) > 0).all())
+    assert states.grad is not None
+    assert bool((states.grad.abs().amax(-1) > 0).all())
 
 
 def test_noise_levels_cover_the_schedule_and_prefer_its_noisy_end() -> None:
     levels = train.noise_levels(np.random.default_rng(0), 20000)
-    assert levels.dtype == torch.int64 and int(levels.min()) < 5 and int(levels.max()) > 994
+    assert levels.dtype == torch.int64
+    assert int(levels.min()) < 5
+    assert int(levels.max()) > 994
     # Above 0.9 where 1.3 + 1.2 z > log 9, z > 0.7477, which is 22.73%; evenly spread: 10%. Six to four: 17.64%.
     assert (levels >= 900).double().mean().item() == pytest.approx(0.1764, abs=0.01)
 
@@ -178,7 +186,8 @@ def _average_in_worker(rank: int, meeting: str) -> None:
         weight.grad = torch.full_like(weight, rank + 1.0)
     worker.average_gradients(weights)
     for weight in weights:
-        assert weight.grad is not None and torch.equal(weight.grad, torch.full_like(weight, 1.5))
+        assert weight.grad is not None
+        assert torch.equal(weight.grad, torch.full_like(weight, 1.5))
     assert worker.share(64) == 32
     dist.destroy_process_group()
 
@@ -187,7 +196,8 @@ def _average_in_worker(rank: int, meeting: str) -> None:
 def test_batches_that_cannot_be_shared_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         train.parse_options(options)
-    assert stopped.value.code == 2 and "must be a multiple of --workers" in capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "must be a multiple of --workers" in capsys.readouterr().err
 
 
 def test_attention_of_training_and_of_the_shipped_model_agree() -> None:

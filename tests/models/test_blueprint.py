@@ -94,7 +94,8 @@ def test_config_of_a_whole_model_gives_its_part() -> None:
 
     text = {"hidden_size": 16, "vocab_size": 100, "model_type": "clip_text_model"}
     config = blueprint.model_config(CLIPTextModel, {"model_type": "clip", "text_config": text, "vision_config": {}})
-    assert config.hidden_size == 16 and config.vocab_size == 100
+    assert config.hidden_size == 16
+    assert config.vocab_size == 100
 
 
 def test_processor_is_built_without_its_video_half() -> None:
@@ -126,11 +127,14 @@ def test_token_count_reaches_the_tokenizers() -> None:
 def test_default_call_arguments() -> None:
     pipeline = build_pipeline_without_weights("Qwen/Qwen-Image")
     arguments = default_call_arguments("Qwen/Qwen-Image", pipeline)
-    assert arguments["true_cfg_scale"] == 4.0 and arguments["negative_prompt"] == " "
+    assert arguments["true_cfg_scale"] == 4.0
+    assert arguments["negative_prompt"] == " "
     assert (arguments["width"], arguments["height"], arguments["num_inference_steps"]) == (1024, 1024, 50)
     assert default_call_arguments("acme/unknown", pipeline) == {}
     given = default_call_arguments("Qwen/Qwen-Image", pipeline, {"width": 512, "num_inference_steps": 4})
-    assert "width" not in given and "num_inference_steps" not in given and given["height"] == 1024
+    assert "width" not in given
+    assert "num_inference_steps" not in given
+    assert given["height"] == 1024
 
     refiner = build_pipeline_without_weights("sdxl-refiner")
     image = default_call_arguments("sdxl-refiner", refiner, {"width": 768})["image"]

@@ -22,7 +22,9 @@ def test_clip_frames_and_pads_as_published() -> None:
     out = tokenizer(["a red circle", ""], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
     assert out.input_ids.shape == (2, 77)
     # OpenAI's CLIP vocabulary ends in <|startoftext|> = 49406 and <|endoftext|> = 49407; "!" is its first entry.
-    assert out.input_ids[0, 0] == 49406 and out.input_ids[0, 4] == 49407 and set(out.input_ids[0, 5:].tolist()) == {0}
+    assert out.input_ids[0, 0] == 49406
+    assert out.input_ids[0, 4] == 49407
+    assert set(out.input_ids[0, 5:].tolist()) == {0}
     assert out.input_ids[1, :2].tolist() == [49406, 49407]
     assert out.attention_mask.sum(1).tolist() == [5, 2]
 
@@ -108,7 +110,8 @@ def test_token_count_overrides_the_text_but_not_the_empty_one() -> None:
     assert len(tokenizer("").input_ids) == 1
     batch = tokenizer(["one", "two words"], padding=True, return_tensors="pt")
     assert batch.input_ids.shape == (2, 8)
-    assert len(tokenizer.encode("one")) == 8 and len(tokenizer.tokenize("one")) == 7
+    assert len(tokenizer.encode("one")) == 8
+    assert len(tokenizer.tokenize("one")) == 7
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, "3", True])

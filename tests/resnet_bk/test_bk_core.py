@@ -103,7 +103,8 @@ def test_backward_equals_autograd_through_a_dense_inverse(n: int, seed: int, re:
         (function(*inputs, z) * weights).real.sum().backward()
         gradients.append([*(t.grad for t in inputs), z.grad])
     for ours, reference in zip(*gradients, strict=True):
-        assert ours is not None and reference is not None
+        assert ours is not None
+        assert reference is not None
         assert (ours - reference).abs().max() <= 1e-8 * reference.abs().max()
 
 
@@ -135,12 +136,14 @@ def test_real_z_outside_the_spectrum_and_with_a_vanishing_determinant() -> None:
     assert out.abs().max() < 1e-100
     out.real.sum().backward()
     # dG_ii/da_j = -G_ij^2 with G = [[0, 1], [1, 0]]
-    assert zero.grad is not None and zero.grad.tolist() == pytest.approx([-1.0, -1.0])
+    assert zero.grad is not None
+    assert zero.grad.tolist() == pytest.approx([-1.0, -1.0])
 
 
 def test_meta_tensors_give_shapes() -> None:
     out = resolvent_diagonal(torch.empty(3, 8, device="meta"), torch.empty(7, device="meta"), 1j)
-    assert out.shape == (3, 8) and out.is_meta
+    assert out.shape == (3, 8)
+    assert out.is_meta
 
 
 def test_time_grows_linearly() -> None:

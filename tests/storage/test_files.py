@@ -40,7 +40,7 @@ def _umask() -> int:
 
 def test_values_that_json_has_no_word_for_leave_the_old_file(tmp_path: Path) -> None:
     path = store.write_json(tmp_path / "a.json", [1])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         store.write_json(path, [float("nan")])
     assert json.loads(path.read_text()) == [1]
 
@@ -177,9 +177,12 @@ def test_file_and_record_come_together_or_not_at_all(tmp_path: Path, monkeypatch
     with pytest.raises(StorageError):
         store.write_with_record(image, b"image", runs, {"n": 1})
     monkeypatch.undo()
-    assert not image.exists() and store.read_jsonl(runs) == ([], []) and leftovers(tmp_path) == []
+    assert not image.exists()
+    assert store.read_jsonl(runs) == ([], [])
+    assert leftovers(tmp_path) == []
     store.write_with_record(image, b"image", runs, {"n": 1})
-    assert image.read_bytes() == b"image" and store.read_jsonl(runs) == ([{"n": 1}], [])
+    assert image.read_bytes() == b"image"
+    assert store.read_jsonl(runs) == ([{"n": 1}], [])
 
 
 HOSTILE = [
@@ -213,7 +216,8 @@ def test_names_from_hostile_text_stay_in_the_folder(tmp_path: Path, text: str) -
     for name in (store.safe_name(text), store.name_slug(text)):
         _assert_harmless(name)
         path = store.write_new(tmp_path, name, ".png", b"x")
-        assert path.parent == tmp_path and path.resolve().parent == tmp_path.resolve()
+        assert path.parent == tmp_path
+        assert path.resolve().parent == tmp_path.resolve()
 
 
 @given(st.text(max_size=200))
@@ -226,7 +230,8 @@ def test_any_text_gives_a_harmless_name(text: str) -> None:
 def _assert_harmless(name: str) -> None:
     assert 1 <= len(name) <= 81
     assert set(name) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
-    assert name[0] not in ".-" and name[-1] != "."
+    assert name[0] not in ".-"
+    assert name[-1] != "."
     # https://learn.microsoft.com/windows/win32/fileio/naming-a-file lists the names that Windows reserves.
     assert name.split(".")[0].upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "COM9", "LPT1", "LPT9"}
 
@@ -243,7 +248,8 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
     with context.Pool(4) as pool:
         folders = pool.starmap(store.new_run_folder, [(tmp_path, now)] * 12)
     assert len({folder.name for folder in folders}) == 12
-    assert (tmp_path / "2025-10-14_10-30-00").is_dir() and (tmp_path / "2025-10-14_10-30-00_12").is_dir()
+    assert (tmp_path / "2025-10-14_10-30-00").is_dir()
+    assert (tmp_path / "2025-10-14_10-30-00_12").is_dir()
 
 
 def test_folders_that_cannot_be_used_are_refused_and_not_created(tmp_path: Path) -> None:

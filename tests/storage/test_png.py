@@ -114,7 +114,8 @@ def test_adding_text_keeps_the_pixels_of_every_mode() -> None:
         image = Image.new(mode, (5, 7), 1 if mode != "RGB" else (1, 2, 3))
         png = images.encode_png(image, {"parameters": "x"})
         with Image.open(BytesIO(png)) as opened:
-            assert opened.size == (5, 7) and opened.tobytes() == image.tobytes()
+            assert opened.size == (5, 7)
+            assert opened.tobytes() == image.tobytes()
 
 
 def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:

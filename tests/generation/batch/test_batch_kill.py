@@ -52,7 +52,8 @@ def test_killed_command_line_resumes_with_its_own_hint(tmp_path: Path) -> None:
 
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "--resume" in refused.stderr and "Traceback" not in refused.stderr
+    assert "--resume" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
     # Ctrl-C: the current image is finished and recorded, and the message says how to go on.
     process = subprocess.Popen([*command, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -101,8 +101,10 @@ def test_costs_come_from_dry_runs_shared_by_equal_generations(monkeypatch: pytes
     requests = requests_for(range(5), steps=2) + make("/nobody/there", 3)
     random.Random(1).shuffle(requests)
     costs = estimate_costs(requests)
-    assert sorted(built) == sorted(["/nobody/there", SHAPES]) and len(runs) == 1
-    assert set(costs.problems) == {"/nobody/there"} and costs.unknown(requests) == 3
+    assert sorted(built) == sorted(["/nobody/there", SHAPES])
+    assert len(runs) == 1
+    assert set(costs.problems) == {"/nobody/there"}
+    assert costs.unknown(requests) == 3
     # What the plan says is what a real run costs.
     pipe = get_model_manager().load_model(SHAPES)
     with observe(pipe) as run:

@@ -164,8 +164,10 @@ def test_alone_there_is_nobody_to_wait_for(monkeypatch: pytest.MonkeyPatch, capl
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "KMP_BLOCKTIME"):
         monkeypatch.delenv(name, raising=False)
     alone = join_processes()
-    assert alone == Processes(0, 1, None) and alone.is_main
-    assert alone.send_to_all("x") == "x" and alone.wait_for_all()
+    assert alone == Processes(0, 1, None)
+    assert alone.is_main
+    assert alone.send_to_all("x") == "x"
+    assert alone.wait_for_all()
     alone.leave()
     assert caplog.text == ""
     # `accelerate launch --cpu --num_processes 2` without MPI starts one process and leaves these behind.

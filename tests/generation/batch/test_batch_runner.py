@@ -71,7 +71,9 @@ def test_a_batch_writes_images_records_and_summaries(tmp_path: Path) -> None:
     config = json.loads((result.folder / "generation_config.json").read_text())
     assert config["prompt"] is None  # two prompts: each entry has its own
     profile = config["models"][0]["compute_profile"]
-    assert profile["enabled"] and profile["complete"] and profile["total_flops"] == 2 * profile["total_macs"]
+    assert profile["enabled"]
+    assert profile["complete"]
+    assert profile["total_flops"] == 2 * profile["total_macs"]
     texts = images.read_texts(result.folder / config["models"][2]["image"])
     assert texts["parameters"].startswith("a blue square, large\nSteps: 1, Sampler: ")
     assert ", Seed: 0, Size: 64x64, Model: " in texts["parameters"]
@@ -108,9 +110,11 @@ def test_bad_models_among_good_ones_are_recorded_and_the_good_ones_finished(tmp_
     assert set(failed) == set(models[1:4])
     assert failed["nobody/unknown"]["error_phase"] == failed[str(corrupt)]["error_phase"] == "load"
     assert failed[str(raising)]["error_phase"] == "generation"
-    assert "broke at step 3" in failed[str(raising)]["error"] and failed[str(raising)]["error_type"] == "RuntimeError"
+    assert "broke at step 3" in failed[str(raising)]["error"]
+    assert failed[str(raising)]["error_type"] == "RuntimeError"
     config = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert len(config["models"]) == 4 and len(config["failures"]) == 6
+    assert len(config["models"]) == 4
+    assert len(config["failures"]) == 6
     assert set(result.failures) == set(models[1:4])
     assert model_manager.get_model_manager().loaded_models() == []
 
@@ -189,9 +193,12 @@ def test_a_full_disk_stops_with_a_sentence_and_resume_goes_on(tmp_path: Path, mo
     monkeypatch.setattr(store.os, "write", limited)
     result = run_batch(requests, tmp_path / "out", profiling=False)
     monkeypatch.undo()
-    assert result.exit_code == 1 and result.storage_error is not None and "disk is full" in result.storage_error
+    assert result.exit_code == 1
+    assert result.storage_error is not None
+    assert "disk is full" in result.storage_error
     finished = [r["key"] for r in check_folder(tmp_path / "out")]
-    assert len(finished) == 2 and result.remaining == 2
+    assert len(finished) == 2
+    assert result.remaining == 2
     resumed = run_batch(requests, tmp_path / "out", resume=True, profiling=False)
     assert (resumed.exit_code, resumed.already) == (0, len(finished))
     check_complete(tmp_path / "out", requests)
@@ -208,7 +215,8 @@ def test_a_full_tmpfs_stops_with_a_sentence_and_resume_goes_on(tmp_path: Path) -
     try:
         requests = requests_for(range(12))
         result = run_batch(requests, mount / "out", profiling=False)
-        assert result.exit_code == 1 and "disk is full" in (result.storage_error or "")
+        assert result.exit_code == 1
+        assert "disk is full" in (result.storage_error or "")
         finished = len(check_folder(mount / "out"))
         assert 0 < finished < 12
         subprocess.run(["mount", "-o", "remount,size=4m", str(mount)], check=True)
@@ -422,8 +430,10 @@ def test_stop_is_asked_between_generations_and_everything_is_recorded(tmp_path: 
     watcher.start()
     result = run_batch(requests, tmp_path / "out", profiling=False, on_stop=named.append)
     watcher.join(10)
-    assert named == ["SIGTERM"] and result.exit_code == 128 + signal.SIGTERM
-    assert result.stopped_by == "stopped by SIGTERM" and 2 <= result.finished < 5
+    assert named == ["SIGTERM"]
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert result.stopped_by == "stopped by SIGTERM"
+    assert 2 <= result.finished < 5
     assert len(check_folder(tmp_path / "out")) == result.finished
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 

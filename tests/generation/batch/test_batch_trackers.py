@@ -56,22 +56,26 @@ def test_parameters_compute_time_and_image_are_reported(tmp_path: Path) -> None:
     tracker = Recorder()
     requests = requests_for(range(2), steps=2)
     assert run_batch(requests, tmp_path / "out", profiling=True, trackers=[tracker]).exit_code == 0
-    assert tracker.config["generations"] == 2 and tracker.finished
+    assert tracker.config["generations"] == 2
+    assert tracker.finished
     assert [step for step, _ in tracker.logged] == [0, 1]
     records = check_folder(tmp_path / "out")
     for (_, values), record, image in zip(tracker.logged, records, tracker.images, strict=True):
         profile = record["compute_profile"]
-        assert values["parameters/seed"] == record["seed"] and values["parameters/prompt"] == "a red circle"
+        assert values["parameters/seed"] == record["seed"]
+        assert values["parameters/prompt"] == "a red circle"
         assert values["compute/total_macs"] == profile["total_macs"]
         components = {name.removeprefix("macs/"): macs for name, macs in values.items() if name.startswith("macs/")}
-        assert sum(components.values()) == profile["total_macs"] and {"unet", "vae", "text_encoder"} <= set(components)
+        assert sum(components.values()) == profile["total_macs"]
+        assert {"unet", "vae", "text_encoder"} <= set(components)
         assert values["time/inference_seconds"] == record["inference_time_seconds"]
         assert image.shape == (1, 64, 64, 3)
 
 
 def test_a_tracker_that_fails_does_not_end_the_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = run_batch(requests_for(range(2)), tmp_path / "out", profiling=False, trackers=[Recorder(broken=True)])
-    assert result.exit_code == 0 and result.finished == 2
+    assert result.exit_code == 0
+    assert result.finished == 2
     assert "the server is gone" in caplog.text
 
 

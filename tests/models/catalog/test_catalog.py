@@ -79,7 +79,8 @@ def test_embedded_entry_counts_what_its_weight_files_hold() -> None:
     from diffmeter.model_manager import build_pipeline_without_weights
 
     entry = ENTRIES["diffmeter/shapes"]
-    assert entry.embedded and entry.folder is not None
+    assert entry.embedded
+    assert entry.folder is not None
     pipeline = build_pipeline_without_weights("diffmeter/shapes")
     built = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     assert {name: sum(p.numel() for p in part.parameters()) for name, part in built.items()} == (
@@ -102,7 +103,8 @@ def test_names_and_aliases_are_unambiguous() -> None:
         for name in {entry.model_id.lower(), entry.name.lower(), *(alias.lower() for alias in entry.aliases)}:
             assert seen.setdefault(name, entry.model_id) == entry.model_id
             found = catalog.find(name)
-            assert found is not None and found.model_id == entry.model_id
+            assert found is not None
+            assert found.model_id == entry.model_id
 
 
 def test_find_ignores_case_and_knows_nothing_else() -> None:
@@ -156,7 +158,8 @@ def test_a_file_that_is_wrong_is_named_with_its_key(path: tuple[str, ...], value
     target[path[-1]] = value
     with pytest.raises(InputError) as caught:
         catalog.parse_entry(data, "some.json")
-    assert "some.json" in str(caught.value) and expected in str(caught.value)
+    assert "some.json" in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_adding_a_model_is_adding_a_file(tmp_path: Path) -> None:
