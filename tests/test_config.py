@@ -15,6 +15,7 @@ from diffmeter.errors import InputError
 def test_defaults() -> None:
     assert config.load({}) == {
         "ENABLE_COMPUTE_PROFILING": True,
+        "PRINT_COMPUTE_PROFILE": True,
         "OUTPUT_DIR": Path("outputs"),
         "DEVICE": "auto",
         "DTYPE": "auto",
