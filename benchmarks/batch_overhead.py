@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import diffmeter
-from diffmeter import inference
+from diffmeter.generation import run as generation_run
 from diffmeter.generation.batch import runner
 from diffmeter.generation.batch.session import run_batch
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 from diffmeter.storage import files as store
 from diffmeter.storage.run_folder import RunFolder
 from diffmeter.units import format_bytes, format_percent, format_seconds
@@ -56,7 +56,7 @@ class Stopwatch:
 def measure(count: int, folder: Path, model: str, steps: int, profiling: bool) -> dict[str, Any]:
     """Run the batch once and say what it cost."""
     watch = Stopwatch()
-    watch.around(inference, "_call_quietly", "generation")
+    watch.around(generation_run, "_call_quietly", "generation")
     watch.around(runner, "run_generation", "generation, counting and first save")
     watch.around(runner, "encode", "first save")
     watch.around(RunFolder, "save_provisional", "first save")

@@ -244,16 +244,25 @@ def test_names_of_one_model(name: str) -> None:
     [
         (lambda: flops_attention(1, 1, 10, 3), "num_heads must divide hidden_dim"),
         (lambda: flops_attention(1, 1, 8, 4, num_kv_heads=3), "num_kv_heads must divide num_heads"),
-        (lambda: flops_attention(-1, 1, 8, 4), "batch_size must be at least 1, got -1"),
-        (lambda: flops_attention(1, 1, 8, 4, -2), "r must be at least 0, got -2"),
-        (lambda: flops_embedding(1, 0, 8), "seq_len must be at least 1, got 0"),
+        (lambda: flops_attention(-1, 1, 8, 4), "batch_size must be a whole number of at least 1, not -1"),
+        (lambda: flops_attention(1, 1, 8, 4, -2), "r must be a whole number of at least 0, not -2"),
+        (lambda: flops_embedding(1, 0, 8), "seq_len must be a whole number of at least 1, not 0"),
         (lambda: flops_embedding(1, 2.0, 8), "seq_len must be a whole number"),  # type: ignore[arg-type]
         (lambda: flops_feedforward(1, 1, 8, 0.0), "ffn_ratio must be a finite number above 0"),
         (lambda: flops_feedforward(1, 1, 8, float("nan")), "ffn_ratio must be a finite number above 0"),
-        (lambda: flops_feedforward(1, 1, 8, intermediate_size=0), "intermediate_size must be at least 1"),
-        (lambda: flops_qwen_model(1, 1, 8, 0, 2, 4.0), "num_layers must be at least 1, got 0"),
-        (lambda: flops_qwen_model(1, 1, 8, 1, 2, 4.0, vocab_size=-5), "vocab_size must be at least 1"),
-        (lambda: flops_for_experiment(0, 1, 1, 8, 1, 2, 4.0, 0), "num_steps must be at least 1, got 0"),
+        (
+            lambda: flops_feedforward(1, 1, 8, intermediate_size=0),
+            "intermediate_size must be a whole number of at least 1",
+        ),
+        (lambda: flops_qwen_model(1, 1, 8, 0, 2, 4.0), "num_layers must be a whole number of at least 1, not 0"),
+        (
+            lambda: flops_qwen_model(1, 1, 8, 1, 2, 4.0, vocab_size=-5),
+            "vocab_size must be a whole number of at least 1",
+        ),
+        (
+            lambda: flops_for_experiment(0, 1, 1, 8, 1, 2, 4.0, 0),
+            "num_steps must be a whole number of at least 1, not 0",
+        ),
         (lambda: qwen_config("llama-3"), "unknown model 'llama-3': use one of qwen2.5-0.5b"),
     ],
 )

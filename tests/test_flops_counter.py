@@ -184,8 +184,8 @@ def test_summary_and_json(small: FLOPsCounter, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m: FLOPsCounter(m, 0, 16), "batch_size must be a whole number of at least 1, got 0"),
-        (lambda m: FLOPsCounter(m, 1, -3), "seq_len must be a whole number of at least 1, got -3"),
+        (lambda m: FLOPsCounter(m, 0, 16), "batch_size must be a whole number of at least 1, not 0"),
+        (lambda m: FLOPsCounter(m, 1, -3), "seq_len must be a whole number of at least 1, not -3"),
         (lambda m: FLOPsCounter(m, 1, 16, "lion"), "unknown optimizer 'lion': use one of sgd, momentum, adam, adamw"),
         (lambda m: FLOPsCounter(m, 1, 16).count_linear_flops(0, 4), "in_features must be a whole number"),
         (lambda m: FLOPsCounter(nn.Linear(2, 2), 1, 16), "counts ResNet-BK models, got Linear"),

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from jsonschema import Draft202012Validator
 from PIL import Image
 
 import diffmeter
-from diffmeter import config, inference, model_manager
+from diffmeter import config, model_manager
 from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError, StorageError
 from diffmeter.generation.batch.spec import load_schema
 from diffmeter.inference import generate_image, generate_images_sequential
@@ -262,35 +263,34 @@ def test_models_must_be_a_list(models: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_one_side_alone_is_not_ignored(tmp_path: Path) -> None:
+def test_one_side_alone_is_a_square(tmp_path: Path) -> None:
     result = generate_image(SHAPES, "x", height=32, num_inference_steps=1, output_dir=tmp_path, enable_profiling=False)
-    assert result.image.size == (64, 32)
-    with pytest.raises(InputError, match="both height and width"):
-        inference.complete_size(Fake(), inference.GenerationRequest("m", "x", height=8))
+    assert result.image.size == (32, 32)
 
 
-class Fake:
-    """What ``size_multiple`` looks at."""
-
-    def __init__(self, **attributes: Any) -> None:
-        vars(self).update(attributes)
+def test_the_short_name_of_the_steps(tmp_path: Path) -> None:
+    """``steps`` is ``num_inference_steps``; NumPy's integers are whole numbers."""
+    result = generate_image(SHAPES, "x", steps=np.int64(2), seed=np.uint8(3), output_dir=tmp_path)
+    assert result.seed == 3 and result.profiling_data is not None
+    assert result.profiling_data["num_inference_steps"] == result.profiling_data["steps_run"] == 2
+    (failed, *_) = generate_images_sequential(["nobody/unknown"], "x", steps=2, output_dir=tmp_path / "b")
+    assert failed["error"]
 
 
 @pytest.mark.parametrize(
-    ("pipe", "multiple"),
+    ("options", "reason"),
     [
-        (Fake(vae_scale_factor=8), 8),  # SD: latents of 1/8
-        (Fake(vae_scale_factor=8, transformer=Fake(config=Fake(patch_size=2))), 16),  # SD3: patches of 2 x 2 latents
-        (Fake(vae_scale_factor=8, transformer=Fake(config=Fake(patch_size=1)), _pack_latents=None), 16),  # FLUX
-        (Fake(vae_scale_factor_spatial=8, transformer=Fake(config=Fake(patch_size=(1, 2, 2)))), 16),  # Wan
-        (Fake(vae_scale_factor=32, transformer=Fake(config=Fake(patch_size=1))), 32),  # Sana
-        (Fake(), 1),
+        ({"heigth": 32}, "did you mean 'height'"),
+        ({"step": 2}, "did you mean 'steps'"),
+        ({"dtpye": "float32"}, "did you mean 'dtype'"),
+        ({"batch": 2}, "batch=2: one image is generated at a time"),
+        ({"num_images_per_prompt": 3}, "one image is generated at a time"),
+        ({"steps": 2, "num_inference_steps": 3}, "are the same: give one"),
+        ({"gpu": "h100"}, "takes no option 'gpu'"),
     ],
 )
-def test_the_multiple_that_sizes_need(pipe: Any, multiple: int) -> None:
-    assert inference.size_multiple(pipe) == multiple
-    request = inference.GenerationRequest("m", "x", height=multiple * 3, width=multiple * 5)
-    inference.check_size(pipe, request)
-    if multiple > 1:
-        with pytest.raises(InputError, match=f"multiple of {multiple}, such as {2 * multiple} or {3 * multiple}"):
-            inference.check_size(pipe, inference.GenerationRequest("m", "x", height=multiple * 3 - 1))
+def test_no_option_vanishes(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
+    for call in (generate_image, lambda model, *a, **k: generate_images_sequential([model], *a, **k)):
+        with pytest.raises(InputError, match=reason):
+            call(SHAPES, "x", output_dir=tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,6 @@ device and the pipeline is left as it was.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -183,18 +182,20 @@ def profile_call(
     model_id: str | None = None,
 ) -> ComputeProfile:
     """A dry run with size and batch given the way the pipeline takes them; what it does not take is left out."""
-    from diffmeter.metering.recording.dry_run import batch_argument, run_dry
+    from diffmeter.metering.pipelines.call import call_of
+    from diffmeter.metering.pipelines.sizes import with_both_sides
+    from diffmeter.metering.recording.dry_run import run_dry
 
-    parameters = inspect.signature(type(pipe).__call__).parameters if callable(pipe) else {}
-    wanted = {"height": height, "width": width, **arguments}
-    call = {name: value for name, value in wanted.items() if value is not None and _takes(parameters, name)}
-    if batch > 1:
-        call[batch_argument(pipe)] = batch
-    return run_dry(pipe, call, model_id=model_id)
+    call = call_of(pipe, model_id)
+    sides = with_both_sides({"height": height, "width": width})
+    wanted = {**sides, **arguments}
+    fixed = [name for name in _LEFT_OUT if not call.understands(name)]
+    given = {name: value for name, value in wanted.items() if value is not None and name not in fixed}
+    return run_dry(pipe, {**given, "batch": batch} if batch > 1 else given, model_id=model_id)
 
 
-def _takes(parameters: Mapping[str, Any], name: str) -> bool:
-    return name in parameters or name not in ("height", "width", "prompt", "num_inference_steps", "guidance_scale")
+#: what every pipeline is asked with here, and is left out where a pipeline has no say in it
+_LEFT_OUT = ("height", "width", "prompt", "num_inference_steps")
 
 
 def text_encoders(profile: ComputeProfile) -> list[ComponentProfile]:

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, whole_number
 
 #: vocabulary (rows of the embedding) of Qwen2.5 0.5B, 1.5B and 3B; the larger models have 152,064
 QWEN_VOCAB_SIZE = 151_936
@@ -44,23 +44,18 @@ Kind = Literal["product", "elementwise"]
 
 
 def _size(name: str, value: int, minimum: int = 1) -> int:
-    """Check a whole number; ``bool`` is refused since it is an ``int`` only by name."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
-    if value < minimum:
-        raise InputError(f"{name} must be at least {minimum}, got {value}")
-    return value
+    """A whole number as Python's, which does not overflow."""
+    return whole_number(value, name, minimum)
 
 
 def _head_sizes(hidden_dim: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> tuple[int, int]:
     """Width of all query heads together and of all key (or value) heads together."""
-    _size("hidden_dim", hidden_dim)
-    _size("num_heads", num_heads)
+    hidden_dim, num_heads = _size("hidden_dim", hidden_dim), _size("num_heads", num_heads)
     if head_dim is None:
         if hidden_dim % num_heads:
             raise InputError(f"num_heads must divide hidden_dim, got {num_heads} heads for a width of {hidden_dim}")
         head_dim = hidden_dim // num_heads
-    _size("head_dim", head_dim)
+    head_dim = _size("head_dim", head_dim)
     kv_heads = num_heads if num_kv_heads is None else _size("num_kv_heads", num_kv_heads)
     if num_heads % kv_heads:
         raise InputError(f"num_kv_heads must divide num_heads, got {kv_heads} for {num_heads} query heads")
@@ -98,7 +93,7 @@ def _attention_items(
 ) -> dict[str, int]:
     tokens = _size("batch_size", batch_size) * _size("seq_len", seq_len)
     query, key = _head_sizes(hidden_dim, num_heads, num_kv_heads, head_dim)
-    _size("r", r, minimum=0)
+    r = _size("r", r, minimum=0)
     scores = tokens * seq_len  # of one head
     return {
         "query projection": 2 * tokens * hidden_dim * query,

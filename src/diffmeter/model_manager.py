@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffmeter import config
-from diffmeter.errors import InputError, ModelLoadError, TemporaryHubError
+from diffmeter.errors import InputError, ModelLoadError, TemporaryHubError, whole_number
 from diffmeter.models import blueprint as _blueprint
 from diffmeter.models import catalog, hub
 from diffmeter.models import weights as weights_check
@@ -63,11 +63,7 @@ class ModelManager:
     """
 
     def __init__(self, max_models: int | None = None) -> None:
-        if max_models is not None and (
-            isinstance(max_models, bool) or not isinstance(max_models, int) or max_models < 1
-        ):
-            raise InputError(f"max_models {max_models!r} is not usable: use a whole number of at least 1.")
-        self._max_models = max_models
+        self._max_models = None if max_models is None else whole_number(max_models, "max_models")
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.RLock()
 

@@ -14,7 +14,7 @@ import diffmeter
 from diffmeter import cli
 from diffmeter.generation.batch.display import BatchProgress, printable
 from diffmeter.generation.batch.plan import Costs
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 

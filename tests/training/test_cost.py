@@ -226,8 +226,8 @@ def test_what_cannot_be_counted_is_named() -> None:
     ("arguments", "words"),
     [
         ({"method": "dreambooth"}, "unknown method 'dreambooth': use one of full, lora"),
-        ({"rank": 0}, "rank must be a whole number of at least 1, got 0"),
-        ({"steps": -1}, "steps must be a whole number of at least 1, got -1"),
+        ({"rank": 0}, "rank must be a whole number of at least 1, not 0"),
+        ({"steps": -1}, "steps must be a whole number of at least 1, not -1"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"optimizer": "lion"}, "unknown optimizer 'lion'"),
         ({"target_modules": ("nothing_like_this",)}, "no layer of UNet2DConditionModel can take an adapter"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffmeter.generation.batch.plan import Costs
     from diffmeter.generation.batch.runner import Progress
     from diffmeter.generation.batch.session import BatchResult
-    from diffmeter.inference import GenerationRequest
+    from diffmeter.generation.request import GenerationRequest
 
 
 def run(

@@ -83,11 +83,12 @@ def _generate(
     """The images one after the other, all in one folder."""
     from diffmeter.errors import DiffmeterError
     from diffmeter.generation.batch.display import silence_loading_bars
-    from diffmeter.inference import GenerationRequest, generate_image
+    from diffmeter.generation.request import GenerationRequest
+    from diffmeter.inference import generate_image
 
     # The last seed is checked first, so that a bad one fails before the first image and not after the last but one.
     checked = {name: value for name, value in request.items() if name != "enable_profiling"}
-    GenerationRequest(model_id=model, seed=seed + count - 1, **checked).validate()
+    GenerationRequest(model_id=model, seed=seed + count - 1, **checked).validated()
     silence_loading_bars()
     results: list[GeneratedImage] = []
     with _step_bar(count) as on_step:
@@ -147,7 +148,7 @@ def _as_object(model: str, result: GeneratedImage) -> dict[str, Any]:
 
 
 def _print_results(model: str, results: list[GeneratedImage]) -> None:
-    from diffmeter.inference import model_name
+    from diffmeter.models.sources import source_of
     from diffmeter.units import format_seconds
 
     shown: Any = None
@@ -164,7 +165,7 @@ def _print_results(model: str, results: list[GeneratedImage]) -> None:
             print(f"  the same compute; inference time {format_seconds(profile.get('inference_time_seconds'))}")
             continue
         shown = cost
-        print_profile(model_name(model), profile)
+        print_profile(source_of(model).short_name, profile)
     print(f"Records: {Path(results[0].filepath).parent / 'generation_config.json'}")
 
 

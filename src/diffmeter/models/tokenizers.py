@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import whole_number
 
 WORD = "<word>"
 
@@ -272,6 +272,4 @@ def _int_or_none(value: Any) -> int | None:
 
 
 def _checked_count(count: Any) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InputError(f"token count {count!r} is not usable: use a whole number of at least 0.")
-    return count
+    return whole_number(count, "the number of tokens", 0)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, whole_number
 from diffmeter.flops import FlopsItem, Kind
 from diffmeter.units import format_count, format_integer, format_percent
 
@@ -128,9 +128,7 @@ class FLOPsCounter:
     """
 
     def __init__(self, model: nn.Module, batch_size: int, seq_len: int, optimizer: str = "adamw") -> None:
-        for name, value in (("batch_size", batch_size), ("seq_len", seq_len)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        batch_size, seq_len = whole_number(batch_size, "batch_size"), whole_number(seq_len, "seq_len")
         config = getattr(model, "config", None)
         if not all(hasattr(config, name) for name in ("d_model", "n_layers", "num_experts", "top_k", "vocab_size")):
             raise InputError(f"FLOPsCounter counts ResNet-BK models, got {type(model).__name__}")
@@ -174,10 +172,8 @@ class FLOPsCounter:
         Raises:
             InputError: a size below 1.
         """
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-        return _with_backward(2 * self.tokens * in_features * out_features)
+        inputs, outputs = whole_number(in_features, "in_features"), whole_number(out_features, "out_features")
+        return _with_backward(2 * self.tokens * inputs * outputs)
 
     def count_layernorm_flops(self) -> FLOPsCount:
         """One LayerNorm: ``5*B*N*D``; backward twice that."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, whole_number
 
 from .bk_core import resolvent_diagonal
 
@@ -45,9 +45,7 @@ class ResNetBKConfig:
     def validate(self) -> None:
         """Raise :class:`InputError` if a value cannot be used."""
         for name in ("d_model", "n_layers", "n_seq", "vocab_size", "num_experts", "top_k"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+            setattr(self, name, whole_number(getattr(self, name), name))
         if self.top_k > self.num_experts:
             raise InputError(f"top_k must not exceed num_experts, got {self.top_k} of {self.num_experts}")
         if not complex(self.z).imag:

@@ -15,6 +15,7 @@ difference is given apart, in ``fused_attention_extra_macs``.
 from __future__ import annotations
 
 import inspect
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,15 +28,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffmeter.errors import CountError, InputError
+from diffmeter.errors import CountError, InputError, whole_number
 from diffmeter.metering.builtin import training_op_macs
 from diffmeter.metering.counters.op_level import op_name
+from diffmeter.metering.pipelines.call import PipelineCall, call_of
+from diffmeter.metering.pipelines.parts import parts_of
+from diffmeter.metering.pipelines.sizes import with_both_sides
+from diffmeter.metering.pipelines.stand_ins import PROMPT, StandIns
 from diffmeter.metering.recording.dry_run import DryRunRecorder, rehearse
-from diffmeter.metering.recording.recorder import parts_of
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.replay import replay
 from diffmeter.metering.watching.signature import Frozen, freeze, iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot
+from diffmeter.models.sources import source_of
 from diffmeter.resnet_bk.counter import OPTIMIZER_OPS, optimizer_name
 
 Method = Literal["full", "lora"]
@@ -354,7 +359,7 @@ def add_lora(module: nn.Module, rank: int, target_modules: Sequence[str] = LORA_
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise InputError("LoRA needs the package peft: install it with pip install peft") from error
-    _whole("rank", rank)
+    rank = whole_number(rank, "rank")
     if not target_modules:
         raise InputError("target_modules is empty: name at least one layer")
     config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(target_modules))
@@ -406,12 +411,12 @@ def training_cost(
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
-    for name, value in (("rank", rank), ("steps", steps), ("batch_size", batch_size)):
-        _whole(name, value)
+    rank, steps, batch_size = (
+        whole_number(value, name) for name, value in (("rank", rank), ("steps", steps), ("batch_size", batch_size))
+    )
     optimizer = optimizer_name(optimizer)
-    pipe, model, defaults = _pipeline(pipe_or_model_id, token_count, call_arguments)
-    arguments = {**defaults, **call_arguments}
-    rehearsal = rehearse(pipe, _training_arguments(pipe, arguments, batch_size))
+    pipe, model, call, arguments = _pipeline(pipe_or_model_id, token_count, call_arguments)
+    rehearsal = rehearse(pipe, _training_arguments(call, arguments, batch_size))
     name = _denoiser(rehearsal)
     first = next(i for i, call in enumerate(rehearsal.calls) if call.component == name)
     # stand-ins only where a pipeline inside the pipeline names its components anew
@@ -457,42 +462,33 @@ def training_cost(
     )
 
 
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _pipeline(source: Any, token_count: int | None, given: Mapping[str, Any]) -> tuple[Any, str, dict[str, Any]]:
-    if not isinstance(source, str):
-        return source, type(source).__name__, {}
-    from diffmeter.model_manager import build_pipeline_without_weights, default_call_arguments
+def _pipeline(
+    source: Any, token_count: int | None, given: Mapping[str, Any]
+) -> tuple[Any, str, PipelineCall, dict[str, Any]]:
+    """The pipeline, its name, how its call is asked, and the call's arguments, the catalog's included."""
+    if not isinstance(source, (str, os.PathLike)):
+        call = call_of(source)
+        return source, call.class_name, call, call.arguments(given)
+    from diffmeter.model_manager import build_pipeline_without_weights
 
     pipe = build_pipeline_without_weights(source, token_count=token_count)
-    return pipe, source, default_call_arguments(source, pipe, given)
+    found = source_of(source)
+    call = call_of(pipe, found.name, found.entry)
+    arguments = with_both_sides(call.arguments(given))
+    return pipe, found.name, call, StandIns.of(pipe, call, arguments, None).with_published(arguments)
 
 
-def _training_arguments(pipe: Any, arguments: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+def _training_arguments(call: PipelineCall, arguments: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
     """Arguments of a pipeline call whose denoiser call has the shapes of a training step."""
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    chosen = dict(arguments)
-    for name, value in _GUIDANCE.items():
-        if name in parameters:
-            chosen[name] = value
-    if "num_inference_steps" in parameters:
+    chosen = {name: value for name, value in arguments.items() if not name.startswith("negative_prompt")}
+    chosen |= {name: value for name, value in _GUIDANCE.items() if call.takes(name)}
+    if call.takes("num_inference_steps"):
         chosen["num_inference_steps"] = 2  # the first call is looked at; a scheduler may refuse a single step
-    for name in ("negative_prompt", "negative_prompt_2", "negative_prompt_3"):
-        chosen.pop(name, None)
-    if "prompt" in parameters:
-        chosen["prompt"] = "a photo" if batch_size == 1 else ["a photo"] * batch_size
-    elif "class_labels" in parameters:
-        chosen["class_labels"] = [0] * batch_size
-    elif "batch_size" in parameters:
-        chosen["batch_size"] = batch_size
-    elif "num_images_per_prompt" in parameters:
-        chosen["num_images_per_prompt"] = batch_size
-    elif batch_size > 1:
-        raise InputError(f"{type(pipe).__name__} takes one picture at a time: use a batch of 1, not {batch_size}")
-    return chosen
+    if call.takes("prompt"):
+        chosen["prompt"] = PROMPT if batch_size == 1 else [PROMPT] * batch_size
+        return chosen
+    chosen.pop("class_labels", None)
+    return call.arguments({**chosen, "batch": batch_size})
 
 
 def _denoiser(rehearsal: DryRunRecorder) -> str:

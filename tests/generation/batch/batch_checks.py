@@ -12,7 +12,7 @@ from PIL import Image
 
 import diffmeter
 from diffmeter.generation.batch.spec import load_schema
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 from diffmeter.storage import png as images
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")

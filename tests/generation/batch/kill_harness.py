@@ -19,7 +19,7 @@ import torch
 from diffusers import StableDiffusionPipeline  # noqa: F401 (loaded before forking)
 
 from diffmeter.generation.batch.session import run_batch
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 from diffmeter.metering.recording import recorder as record  # noqa: F401
 from tests.generation.batch.batch_checks import check_complete, check_folder, requests_for
 

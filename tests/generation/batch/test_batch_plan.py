@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffmeter.generation.batch.plan import Costs, estimate_costs, split
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 from tests.generation.batch.batch_checks import SHAPES, requests_for
 
 

@@ -19,7 +19,7 @@ from diffmeter import model_manager
 from diffmeter.errors import FolderInUseError, InputError
 from diffmeter.generation.batch.runner import BatchOptions, run_generations
 from diffmeter.generation.batch.session import run_batch
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 from diffmeter.storage import files as store
 from diffmeter.storage import png as images
 from diffmeter.storage import run_folder as folders

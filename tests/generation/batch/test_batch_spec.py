@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from diffmeter.errors import InputError
 from diffmeter.generation.batch import spec as specs
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 
 
 def requests_in(path: Path, models: tuple[str, ...] = ()) -> list[GenerationRequest]:

@@ -14,7 +14,7 @@ from .runner import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from diffmeter.inference import GenerationRequest
+    from diffmeter.generation.request import GenerationRequest
 
 
 def printable(text: str, longest: int | None = None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def estimate_costs(
         request = group[0]
         if request.model_id not in costs.problems:
             try:
-                if runs is None or runs.model != request.model_id:
+                if runs is None or runs.source.name != request.model_id:
                     runs = dryrun.ModelDryRuns(request.model_id)
                 macs = runs.dry_run(**dry_run_arguments(request)).total_macs
                 costs.macs.update((same.key, int(macs)) for same in group)
@@ -87,17 +87,13 @@ def estimate_costs(
 
 def dry_run_arguments(request: GenerationRequest) -> dict[str, Any]:
     """The call arguments of ``dry_run`` for a request."""
-    from diffmeter.models import catalog
-
-    entry = catalog.find(request.model_id)
-    guidance = entry.defaults.guidance_argument if entry is not None else "guidance_scale"
     arguments = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "height": request.height,
         "width": request.width,
-        "num_inference_steps": request.num_inference_steps,
-        guidance: request.guidance_scale,
+        "steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
     }
     return {name: value for name, value in arguments.items() if value is not None}
 

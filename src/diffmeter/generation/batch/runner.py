@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmeter.errors import InputError, StorageError
-from diffmeter.inference import RECORD_SCHEMA_VERSION, GenerationRequest, failed_profile, model_name, run_generation
+from diffmeter.generation.request import GenerationRequest
+from diffmeter.generation.run import RECORD_SCHEMA_VERSION, failed_profile, run_generation
 from diffmeter.storage.run_folder import RunFolder, encode
 from diffmeter.units import format_bytes
 
@@ -254,7 +255,7 @@ def _record_failure(
         "status": "failed",
         "timestamp": datetime.now().isoformat(timespec="seconds"),
         "model_id": request.model_id,
-        "model_name": model_name(request.model_id),
+        "model_name": request.source.short_name,
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,

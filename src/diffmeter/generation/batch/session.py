@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from diffmeter import config
-from diffmeter.errors import FolderInUseError, InputError, StorageError
-from diffmeter.inference import GenerationRequest
+from diffmeter.errors import FolderInUseError, InputError, StorageError, whole_number
+from diffmeter.generation.request import GenerationRequest
 from diffmeter.storage import files as store
 from diffmeter.storage.run_folder import LOCK, MANIFEST, RECORDS, RunFolder, lock_path, part_name
 
@@ -120,8 +120,8 @@ def run_batch(
 
     Raises ``InputError`` for input that cannot be used, ``StorageError`` where the folder cannot be used.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"the number of threads must be at least 1, not {threads!r}.")
+    if threads is not None:
+        threads = whole_number(threads, "the number of threads")
     wanted = config.ENABLE_COMPUTE_PROFILING if profiling is None else profiling
     options = dict(load_options or {})
     team = processes if processes is not None else join_processes(options.get("device"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmeter.errors import InputError
-from diffmeter.inference import GenerationRequest
+from diffmeter.generation.request import GenerationRequest
 from diffmeter.storage.files import explain_os_error
 
 logger = logging.getLogger(__name__)
@@ -158,8 +158,7 @@ def requests_of(spec: Mapping[str, Any], name: str = "spec") -> list[GenerationR
         raise InputError(f"{name}: asks for {count} generations; the most is {MAX_GENERATIONS}.")
     requests: dict[str, GenerationRequest] = {}
     for request in _explicit(spec) if "generations" in spec else _product(spec):
-        request.validate()
-        request = request.with_defaults()
+        request = request.validated().with_defaults()
         requests.setdefault(request.key, request)
     if len(requests) < count:
         logger.warning("%d generations are asked for more than once; each is made once", count - len(requests))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import logging
 import os
 import time
@@ -20,14 +19,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffmeter.errors import CountError, DiffmeterError, InputError
+from diffmeter.errors import CountError, DiffmeterError, InputError, whole_number
 from diffmeter.metering.counters.live import OutsideCalls
+from diffmeter.metering.pipelines.call import call_of
+from diffmeter.metering.pipelines.sizes import with_both_sides
+from diffmeter.metering.pipelines.stand_ins import StandIns
 from diffmeter.metering.twins.argument_mutations import hand_back
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.replay import READS, random_state_kept
 from diffmeter.metering.watching.signature import freeze, map_leaves
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import judge
+from diffmeter.models.sources import source_of
 from diffmeter.profile import ComputeProfile
 
 from .assemble import build_profile, describe_pipeline
@@ -36,63 +39,76 @@ from .recorder import CallRecord, Recorder, TwinCounts, parts_of, uncompiled
 logger = logging.getLogger(__name__)
 
 
-def dry_run(pipe_or_model_id: Any, *, token_count: int | None = None, **call_arguments: Any) -> ComputeProfile:
+def dry_run(
+    pipe_or_model_id: Any,
+    *,
+    tokens: int | None = None,
+    token_count: int | None = None,
+    dtype: torch.dtype | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    **call_arguments: Any,
+) -> ComputeProfile:
     """What a pipeline call would cost, without computing it.
 
-    >>> dry_run("stabilityai/stable-diffusion-xl-base-1.0", height=1024, width=1024, num_inference_steps=30)
+    >>> dry_run("stabilityai/stable-diffusion-xl-base-1.0", height=1024, width=1024, steps=30)
     >>> dry_run(pipe, prompt="a red circle", num_inference_steps=30)
 
     Args:
         pipe_or_model_id: a loaded pipeline on any device (it is not touched), one built on the meta device, or the
             id or folder of a model, of which only the configuration is used.
-        token_count: number of tokens that a prompt is taken to have where the tokenizer is not there.
-        call_arguments: what the pipeline's ``__call__`` would get. A prompt or image that it requires and that is
-            not given is stood in for; for a model of the catalogue, its default size, steps and guidance hold.
+        tokens: number of tokens that a prompt is taken to have; None: what the tokenizer says, and where none is
+            there, its words and punctuation. ``token_count`` is its older name.
+        dtype: of a model that is named by id or folder; a loaded pipeline has its own.
+        image_size: (width, height) in pixels, or one side, of the images and videos that stand in for those that the
+            pipeline needs and that are not given. None: the size of what is made.
+        call_arguments: what the pipeline's ``__call__`` would get, by its own names or by ``height``, ``width``,
+            ``steps``, ``guidance_scale``, ``batch`` (images or videos made by the call), ``num_frames`` and
+            ``prompt``. For a model that is named, one side alone stands for a square, and what is not given is as the
+            catalog has it. A prompt or image that the pipeline needs and that is not given is stood in for; the
+            profile's ``conditions.stand_ins`` says by what.
 
     Raises:
         InputError: an argument that the pipeline does not take or accept, or an object that is no pipeline.
         DiffmeterError: a component cannot run without its weights' values.
     """
+    count = _token_count(tokens, token_count)
     if isinstance(pipe_or_model_id, (str, os.PathLike)):
-        from diffmeter.model_manager import build_pipeline_without_weights
-
-        pipe = build_pipeline_without_weights(pipe_or_model_id, token_count=token_count)
-        return _dry_run_of_model(pipe_or_model_id, pipe, call_arguments)
+        runs = ModelDryRuns(pipe_or_model_id, token_count=count, dtype=dtype)
+        return runs.dry_run(image_size=image_size, **call_arguments)
+    if dtype is not None:
+        raise InputError(f"dtype={dtype} is for a model that is named; the pipeline given has its own.")
     return run_dry(pipe_or_model_id, call_arguments)
+
+
+def _token_count(tokens: int | None, token_count: int | None) -> int | None:
+    if tokens is not None and token_count is not None and tokens != token_count:
+        raise InputError(f"tokens={tokens} and token_count={token_count} are the same argument: give one.")
+    count = token_count if tokens is None else tokens
+    return None if count is None else whole_number(count, "the number of tokens")
 
 
 def profile_model(
     model: str | os.PathLike[str],
     *,
-    height: int | None = None,
-    width: int | None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    batch: int = 1,
-    prompt: str | None = None,
     token_count: int | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    **call_arguments: Any,
 ) -> ComputeProfile:
-    """:func:`dry_run` of a model with the usual options by the same names for every pipeline.
-
-    None leaves an option to the model's own default. Sizes are in pixels.
+    """:func:`dry_run` of a model of the hub in one of its revisions or variants.
 
     Raises:
         InputError: a value that the model cannot take, named in the message.
         ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
     """
-    _check_positive({"height": height, "width": width, "number of steps": steps, "batch": batch})
     runs = ModelDryRuns(model, token_count=token_count, revision=revision, variant=variant)
-    return runs.profile(
-        height=height, width=width, steps=steps, guidance_scale=guidance_scale, batch=batch, prompt=prompt
-    )
+    return runs.dry_run(**call_arguments)
 
 
 class ModelDryRuns:
     """Dry runs of one model, which is built once: a signature that one run counted is not counted again in the next.
 
-    Arguments and exceptions are those of :func:`profile_model`.
+    Arguments and exceptions are those of :func:`dry_run` and :func:`profile_model`.
     """
 
     def __init__(
@@ -100,82 +116,27 @@ class ModelDryRuns:
         model: str | os.PathLike[str],
         *,
         token_count: int | None = None,
+        dtype: torch.dtype | None = None,
         revision: str | None = None,
         variant: str | None = None,
     ) -> None:
-        _check_positive({"number of tokens": token_count})
+        if token_count is not None:
+            token_count = whole_number(token_count, "the number of tokens")
         from diffmeter.model_manager import build_pipeline_without_weights
 
-        self.model = model
-        self._pipe = build_pipeline_without_weights(model, token_count=token_count, revision=revision, variant=variant)
+        self.source = source_of(model)
+        self._pipe = build_pipeline_without_weights(
+            model, token_count=token_count, dtype=dtype, revision=revision, variant=variant
+        )
+        self._call = call_of(self._pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
 
-    def profile(
-        self,
-        *,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        batch: int = 1,
-        prompt: str | None = None,
-    ) -> ComputeProfile:
-        """The profile of one generation."""
-        from diffmeter.models import catalog
-
-        _check_positive({"height": height, "width": width, "number of steps": steps, "batch": batch})
-        entry = catalog.find(self.model) if isinstance(self.model, str) else None
-        guidance = entry.defaults.guidance_argument if entry is not None else "guidance_scale"
-        parameters = inspect.signature(type(self._pipe).__call__).parameters
-        arguments: dict[str, Any] = {}
-        for name, what, value in (
-            ("height", "height", height),
-            ("width", "width", width),
-            ("num_inference_steps", "number of steps", steps),
-            (guidance, "guidance scale", guidance_scale),
-            ("prompt", "prompt", prompt),
-        ):
-            if value is None:
-                continue
-            if name not in parameters:
-                raise InputError(f"{self.model} ({type(self._pipe).__name__}) takes no {what}.")
-            arguments[name] = value
-        if batch > 1:
-            arguments[batch_argument(self._pipe)] = batch
-        return self.dry_run(**arguments)
-
-    def dry_run(self, **call_arguments: Any) -> ComputeProfile:
-        """:func:`dry_run` of this model."""
-        return _dry_run_of_model(self.model, self._pipe, call_arguments, self._known)
-
-
-def _check_positive(sizes: Mapping[str, int | None]) -> None:
-    for what, size in sizes.items():
-        if size is not None and size < 1:
-            raise InputError(f"The {what} must be at least 1, not {size}.")
-
-
-def batch_argument(pipe: Any) -> str:
-    """The argument of a pipeline's call for several pictures at once.
-
-    Raises:
-        InputError: it makes one picture a call.
-    """
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    for name in ("num_images_per_prompt", "batch_size", "num_videos_per_prompt", "num_waveforms_per_prompt"):
-        if name in parameters:
-            return name
-    raise InputError(f"{type(pipe).__name__} makes one picture a call: no other batch is possible.")
-
-
-def _dry_run_of_model(
-    model: str | os.PathLike[str], pipe: Any, given: Mapping[str, Any], known: KnownCounts | None = None
-) -> ComputeProfile:
-    from diffmeter.model_manager import default_call_arguments
-
-    arguments = _with_prompt(inspect.signature(type(pipe).__call__).parameters, given)
-    arguments = {**default_call_arguments(model, pipe, arguments), **arguments}
-    return run_dry(pipe, arguments, owned=True, model_id=os.fspath(model), known=known)
+    def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
+        """The profile of one generation; None for an argument leaves it to the model."""
+        given = with_both_sides(self._call.arguments({n: v for n, v in call_arguments.items() if v is not None}))
+        stand_ins = StandIns.of(self._pipe, self._call, given, image_size)
+        arguments = stand_ins.with_published(stand_ins.with_prompt(given))
+        return run_dry(self._pipe, arguments, owned=True, model_id=self.source.name, known=self._known)
 
 
 def run_dry(
@@ -552,54 +513,11 @@ def _rebound(function: types.FunctionType, stand_ins: dict[int, Any]) -> types.F
 
 def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the call: tensors on the CPU, generators copied, what is required and missing stood in for."""
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = [name for name in given if name not in parameters]
-    if unknown and not open_ended:
-        allowed = ", ".join(name for name in parameters if name != "self")
-        raise InputError(f"{type(pipe).__name__} takes no argument {unknown[0]!r}: it takes {allowed}.")
-    arguments = map_leaves(dict(given), torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
+    call = call_of(pipe)
+    arguments = call.arguments(given)
+    arguments = map_leaves(arguments, torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
     arguments = map_leaves(arguments, torch.Generator, _copied_generator)
-    arguments = _with_prompt(parameters, arguments)
-    for name, parameter in parameters.items():
-        if name in arguments or name == "self" or parameter.default is not parameter.empty:
-            continue
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        stand_in = _required_argument(name, arguments)
-        if stand_in is None:
-            raise InputError(f"{type(pipe).__name__} needs {name!r}: pass it as an argument.")
-        arguments[name] = stand_in
-    return arguments
-
-
-def _with_prompt(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, with a prompt stood in for where none is given, nor an image that makes one unnecessary."""
-    prompt = parameters.get("prompt")
-    others = ("prompt", "prompt_embeds", "caption", "text_embeddings")
-    if prompt is None or any(given.get(name) is not None for name in others):
-        return dict(given)
-    plain = (bool, int, float, str, type(None))  # how many images, how strong their guidance
-    inputs = [name for name, value in given.items() if not isinstance(value, plain)]
-    has_input = any(kind in name for name in inputs for kind in ("image", "video", "audio"))
-    if has_input and prompt.default is not prompt.empty:
-        return dict(given)
-    return {**given, "prompt": "a photo"}
-
-
-def _required_argument(name: str, arguments: Mapping[str, Any]) -> Any:
-    from PIL import Image
-
-    size = (int(arguments.get("width") or 512), int(arguments.get("height") or 512))
-    if name in ("image", "control_image", "init_image", "input_image", "example_image", "conditioning_image"):
-        return Image.new("RGB", size)
-    if name in ("mask_image", "mask"):
-        return Image.new("L", size, 255)
-    if name == "class_labels":
-        return [0]
-    if name == "prompt":
-        return "a photo"
-    return None
+    return StandIns.of(pipe, call, arguments, None).with_required(arguments)
 
 
 def _copied_generator(generator: torch.Generator) -> torch.Generator:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, whole_number
 
 _FOLDER = Path(__file__).parent / "models"
 _EMBEDDED_FOLDER = Path(__file__).parents[2] / "embedded"
@@ -283,8 +283,8 @@ def _component(data: Any, where: str) -> Component:
     if not isinstance(data, Mapping):
         raise InputError(f"catalogue file {where} must be an object.")
     params = data.get("params")
-    if params is not None and (not isinstance(params, int) or isinstance(params, bool) or params < 0):
-        raise InputError(f"catalogue file {where}.params is {params!r}: use a whole number of at least 0, or null.")
+    if params is not None:
+        params = whole_number(params, f"catalogue file {where}.params, unless it is null,", 0)
     return Component(
         library=_required(data, "library", str, where),
         class_name=_required(data, "class", str, where),

@@ -9,6 +9,7 @@ from itertools import groupby, product
 from typing import TYPE_CHECKING
 
 from diffmeter.errors import DiffmeterError, InputError
+from diffmeter.models.sources import source_of
 
 from .rows import Case, Comparison, Row
 
@@ -101,7 +102,7 @@ def _rows_of(
 ) -> list[Row]:
     from diffmeter.metering.recording.dry_run import ModelDryRuns
 
-    name = _short_name(model)
+    name = source_of(model).label
     rows: list[Row] = []
     runs: ModelDryRuns | None = None
     unusable: str | None = None
@@ -118,7 +119,7 @@ def _rows_of(
             rows.append(Row.failed(case, name, unusable or ""))
             continue
         try:
-            profile = runs.profile(
+            profile = runs.dry_run(
                 height=case.height,
                 width=case.width,
                 steps=case.steps,
@@ -138,15 +139,6 @@ def _reason(error: Exception) -> str:
         logger.debug("a case failed", exc_info=error)
     text = " ".join(str(error).split())
     return text if isinstance(error, DiffmeterError) and text else f"{type(error).__name__}: {text}"
-
-
-def _short_name(model: str) -> str:
-    from diffmeter.models import catalog
-
-    entry = catalog.find(model)
-    if entry is not None and not os.path.isdir(model):
-        return entry.name
-    return os.path.basename(os.path.normpath(model)) if os.path.isdir(model) else model
 
 
 def _listed(models: Model | Iterable[Model]) -> list[str]:
