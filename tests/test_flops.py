@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -252,16 +253,16 @@ def test_names_of_one_model(name: str) -> None:
         (lambda: flops_feedforward(1, 1, 8, float("nan")), "ffn_ratio must be a finite number above 0"),
         (
             lambda: flops_feedforward(1, 1, 8, intermediate_size=0),
-            "intermediate_size must be a whole number of at least 1",
+            "intermediate_size must be a whole number",
         ),
         (lambda: flops_qwen_model(1, 1, 8, 0, 2, 4.0), "num_layers must be a whole number of at least 1, not 0"),
         (
             lambda: flops_qwen_model(1, 1, 8, 1, 2, 4.0, vocab_size=-5),
-            "vocab_size must be a whole number of at least 1",
+            "vocab_size must be a whole number",
         ),
         (
             lambda: flops_for_experiment(0, 1, 1, 8, 1, 2, 4.0, 0),
-            "num_steps must be a whole number of at least 1, not 0",
+            "num_steps must be a whole number of at least 1",
         ),
         (lambda: qwen_config("llama-3"), "unknown model 'llama-3': use one of qwen2.5-0.5b"),
     ],
@@ -269,3 +270,12 @@ def test_names_of_one_model(name: str) -> None:
 def test_bad_input_is_named(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_numpy_integers_do_not_overflow() -> None:
+    """65,536 tokens of width 65,536 are 2^32 elements: more than 32 bits hold."""
+    sizes = [np.int32(n) for n in (1, 65_536, 65_536)]
+    assert flops_embedding(*sizes) == 2**32  # type: ignore[arg-type]
+    assert flops_attention(*sizes, np.int32(64), np.int32(2)) == flops_attention(1, 65_536, 65_536, 64, 2)  # type: ignore
+    assert flops_feedforward(*sizes) == flops_feedforward(1, 65_536, 65_536)  # type: ignore[arg-type]
+    assert isinstance(flops_attention(*sizes, np.int32(64)), int)  # type: ignore[arg-type]

@@ -91,7 +91,9 @@ def _attention_items(
     num_kv_heads: int | None,
     head_dim: int | None,
 ) -> dict[str, int]:
-    tokens = _size("batch_size", batch_size) * _size("seq_len", seq_len)
+    seq_len, hidden_dim = _size("seq_len", seq_len), _size("hidden_dim", hidden_dim)
+    num_heads = _size("num_heads", num_heads)
+    tokens = _size("batch_size", batch_size) * seq_len
     query, key = _head_sizes(hidden_dim, num_heads, num_kv_heads, head_dim)
     r = _size("r", r, minimum=0)
     scores = tokens * seq_len  # of one head
@@ -146,7 +148,8 @@ def _feedforward_items(
     batch_size: int, seq_len: int, hidden_dim: int, ffn_ratio: float, intermediate_size: int | None
 ) -> dict[str, int]:
     tokens = _size("batch_size", batch_size) * _size("seq_len", seq_len)
-    intermediate = _intermediate(_size("hidden_dim", hidden_dim), ffn_ratio, intermediate_size)
+    hidden_dim = _size("hidden_dim", hidden_dim)
+    intermediate = _intermediate(hidden_dim, ffn_ratio, intermediate_size)
     one = 2 * tokens * hidden_dim * intermediate
     return {
         "gate projection": one,

@@ -143,7 +143,7 @@ def good_file() -> dict[str, Any]:
         (("components",), [], "'components' must be of type dict"),
         (("components", "unet"), "x", "components.unet must be an object"),
         (("components", "unet", "verified"), "yes", "'verified' must be of type bool"),
-        (("components", "unet", "params"), -1, "params is -1"),
+        (("components", "unet", "params"), -1, "params must be a whole number of at least 0, not -1"),
         (("defaults", "hight"), 5, "unknown key 'hight'"),
         (("defaults", "inputs"), {"image": {"kind": "sound"}}, "kind is 'sound'"),
         (("defaults", "inputs"), {"image": {"kind": "tensor"}}, "has a shape"),

@@ -284,7 +284,7 @@ def _component(data: Any, where: str) -> Component:
         raise InputError(f"catalogue file {where} must be an object.")
     params = data.get("params")
     if params is not None:
-        params = whole_number(params, f"catalogue file {where}.params, unless it is null,", 0)
+        params = whole_number(params, f"catalogue file {where}.params", 0)
     return Component(
         library=_required(data, "library", str, where),
         class_name=_required(data, "class", str, where),
