@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffmeter import config, model_manager
+from diffmeter import config
 from diffmeter.errors import InputError, ModelLoadError, ModelNotFoundError
 from diffmeter.model_manager import ModelManager, get_model_manager
-from diffmeter.models import catalog
+from diffmeter.models import catalog, loading
 
 SHAPES = "diffmeter/shapes"
 
@@ -237,9 +237,9 @@ def test_default_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_half_precision_on_an_accelerator() -> None:
     """UNets are published for float16, transformer pipelines for bfloat16."""
-    assert model_manager._dtype(None, "cuda", False) == torch.float16
-    assert model_manager._dtype("auto", "cuda:1", True) == torch.bfloat16
-    assert model_manager._dtype(None, "mps", True) == torch.float32
+    assert loading._dtype(None, "cuda", False) == torch.float16
+    assert loading._dtype("auto", "cuda:1", True) == torch.bfloat16
+    assert loading._dtype(None, "mps", True) == torch.float32
 
 
 @pytest.mark.gpu

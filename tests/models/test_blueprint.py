@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffmeter.errors import ModelLoadError
-from diffmeter.model_manager import build_pipeline_without_weights, default_call_arguments, entry_blueprint
 from diffmeter.models import blueprint, catalog
+from diffmeter.models.sources import build_pipeline_without_weights, entry_blueprint
 
 TINY_UNET = {
     "sample_size": 8,
@@ -122,23 +122,6 @@ def test_token_count_reaches_the_tokenizers() -> None:
     pipeline = build_pipeline_without_weights("black-forest-labs/FLUX.1-dev", token_count=9)
     assert len(pipeline.tokenizer_2("a cat").input_ids) == 10
     assert len(pipeline.tokenizer("a cat").input_ids) == 11
-
-
-def test_default_call_arguments() -> None:
-    pipeline = build_pipeline_without_weights("Qwen/Qwen-Image")
-    arguments = default_call_arguments("Qwen/Qwen-Image", pipeline)
-    assert arguments["true_cfg_scale"] == 4.0
-    assert arguments["negative_prompt"] == " "
-    assert (arguments["width"], arguments["height"], arguments["num_inference_steps"]) == (1024, 1024, 50)
-    assert default_call_arguments("acme/unknown", pipeline) == {}
-    given = default_call_arguments("Qwen/Qwen-Image", pipeline, {"width": 512, "num_inference_steps": 4})
-    assert "width" not in given
-    assert "num_inference_steps" not in given
-    assert given["height"] == 1024
-
-    refiner = build_pipeline_without_weights("sdxl-refiner")
-    image = default_call_arguments("sdxl-refiner", refiner, {"width": 768})["image"]
-    assert image.size == (768, 1024)
 
 
 def test_arguments_of_the_constructor_are_kept() -> None:

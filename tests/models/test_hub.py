@@ -14,7 +14,7 @@ import pytest
 
 from diffmeter import model_manager
 from diffmeter.errors import ModelLoadError, ModelNotFoundError
-from diffmeter.models import hub
+from diffmeter.models import hub, sources
 from tests.hub_server import Fault, HubServer, Repository
 
 MODEL = "acme/tiny-pipeline"
@@ -58,7 +58,7 @@ def server(tiny_files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.Mon
     no_wait = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     monkeypatch.setattr(_http, "time", no_wait)
     monkeypatch.setattr(file_download, "time", no_wait)
-    monkeypatch.setattr(model_manager, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(sources, "RETRY_DELAYS", (0.0, 0.0))
     with HubServer(port, {MODEL: Repository(dict(tiny_files))}) as running:
         yield running
 

@@ -92,7 +92,7 @@ def _memory_bytes() -> int | None:
 def _device() -> dict[str, Any]:
     import torch
 
-    from diffmeter.model_manager import best_device
+    from diffmeter.devices import best_device
 
     device: dict[str, Any] = {"default": best_device(), "torch_threads": torch.get_num_threads()}
     if torch.cuda.is_available():

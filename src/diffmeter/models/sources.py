@@ -1,13 +1,31 @@
-"""What a name of a model means: a folder, an entry of the catalog, or an id of the hub. Decided once, here."""
+"""What a name of a model means: a folder, an entry of the catalog, or an id of the hub. Decided once, here.
+
+From there come a model's blueprint, its weights, and a pipeline without weights.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from . import catalog
+from diffmeter.errors import ModelLoadError, TemporaryHubError
+
+from . import blueprint as blueprints
+from . import catalog, hub
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+# Seconds before each new try of a download that failed for a reason that may pass. huggingface_hub retries single
+# requests itself; these tries are for what it gives up on.
+RETRY_DELAYS: tuple[float, ...] = (1.0, 4.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +72,93 @@ def source_of(model: str | os.PathLike[str]) -> Source:
     if path is not None and (os.path.isdir(path) or isinstance(model, os.PathLike)):
         return Source(name, folder=path)
     return Source(name, entry=catalog.find(name))
+
+
+def find_blueprint(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    token: str | bool | None = None,
+) -> blueprints.Blueprint:
+    """The blueprint of a model: a local folder first, then the catalogue, then the hub.
+
+    A ``revision`` is always asked of the hub, since the catalogue holds one state of each model.
+    Raises ``ModelNotFoundError`` or ``ModelLoadError`` with one sentence.
+    """
+    entry = source_of(model).entry
+    if entry is not None and revision is None:
+        return entry_blueprint(entry) if entry.folder is None else hub.read_blueprint(entry.folder)
+    return hub.read_blueprint(model, revision=revision, variant=variant, token=token)
+
+
+def entry_blueprint(entry: catalog.CatalogEntry) -> blueprints.Blueprint:
+    """What a catalogue entry says of its pipeline, in the form that ``blueprint.build`` takes."""
+    return blueprints.Blueprint(
+        model_id=entry.model_id,
+        pipeline_class=entry.pipeline_class,
+        components={
+            name: blueprints.ComponentBlueprint(part.library, part.class_name, part.config)
+            for name, part in entry.components.items()
+        },
+        arguments=entry.arguments,
+    )
+
+
+def build_pipeline_without_weights(
+    model: str | os.PathLike[str],
+    *,
+    token_count: int | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    token: str | bool | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Build a pipeline whose models lie on the meta device: its structure, without its weights or their memory.
+
+    ``model`` is a catalogue id or alias, a local folder in the diffusers layout, or a hub id, of which only the
+    configuration files are fetched. ``token_count`` is how many tokens a prompt is taken to have (special tokens not
+    included); None counts the prompt's words and punctuation.
+
+    Raises ``ModelNotFoundError`` or ``ModelLoadError`` with one sentence.
+    """
+    found = find_blueprint(model, revision=revision, variant=variant, token=token)
+    return blueprints.build(found, device="meta", dtype=dtype, token_count=token_count)
+
+
+def find_weights(
+    name: str,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """The local folder with a model's weights, fetched from the hub if they are not here.
+
+    Raises ``ModelNotFoundError`` or ``ModelLoadError`` with one sentence.
+    """
+    source = source_of(name)
+    entry, name = source.entry, source.model_id
+    if entry is not None and entry.folder is not None:
+        return entry.folder
+    folder = hub.local_folder(name)
+    if folder is not None:
+        return folder
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            return hub.download_weights(name, revision=revision, variant=variant, token=token)
+        except TemporaryHubError as error:
+            if delay is None:
+                raise _with_hint(error, entry) from error
+            logger.warning("%s Trying again in %g s.", error, delay)
+            time.sleep(delay)
+        except ModelLoadError as error:
+            raise _with_hint(error, entry) from error
+    raise AssertionError("unreachable")
+
+
+def _with_hint(error: ModelLoadError, entry: catalog.CatalogEntry | None) -> ModelLoadError:
+    """Say what still works without the weights, for a model that the catalogue knows."""
+    if entry is None:
+        return ModelLoadError(str(error))
+    return ModelLoadError(f"{str(error).rstrip('.')}; `diffmeter profile {entry.model_id}` needs no weights.")

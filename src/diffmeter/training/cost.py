@@ -469,7 +469,7 @@ def _pipeline(
     if not isinstance(source, (str, os.PathLike)):
         call = call_of(source)
         return source, call.class_name, call, call.arguments(given)
-    from diffmeter.model_manager import build_pipeline_without_weights
+    from diffmeter.models.sources import build_pipeline_without_weights
 
     pipe = build_pipeline_without_weights(source, token_count=token_count)
     found = source_of(source)

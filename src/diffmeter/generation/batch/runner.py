@@ -340,7 +340,7 @@ class _Prefetch:
         self._cancelled.set()
 
     def _run(self) -> None:
-        from diffmeter.model_manager import find_weights
+        from diffmeter.models.sources import find_weights
 
         try:
             folder = Path(find_weights(self.model_id))

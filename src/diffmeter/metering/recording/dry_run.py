@@ -122,7 +122,7 @@ class ModelDryRuns:
     ) -> None:
         if token_count is not None:
             token_count = whole_number(token_count, "the number of tokens")
-        from diffmeter.model_manager import build_pipeline_without_weights
+        from diffmeter.models.sources import build_pipeline_without_weights
 
         self.source = source_of(model)
         self._pipe = build_pipeline_without_weights(
