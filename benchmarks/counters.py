@@ -200,8 +200,8 @@ def counter(tool: str, model: Any, inputs: dict[str, Any]) -> Callable[[], int]:
 
         return profiler
 
-    from diffmeter.metering.recording.recorder import TwinCounts
     from diffmeter.metering.twins.building import build_twin
+    from diffmeter.metering.twins.counts import TwinCounts
     from diffmeter.metering.watching.signature import freeze
     from diffmeter.metering.watching.snapshot import ModuleSnapshot
 

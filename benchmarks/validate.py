@@ -27,7 +27,7 @@ import transformers
 
 from diffmeter.metering.counters.module_rules import module_macs, thop_distribution
 from diffmeter.metering.counters.tally import Count
-from diffmeter.metering.recording.recorder import TwinCounts
+from diffmeter.metering.twins.counts import TwinCounts
 from diffmeter.metering.watching.signature import freeze
 from diffmeter.models import catalog
 from diffmeter.models.blueprint import component_type

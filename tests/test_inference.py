@@ -174,7 +174,7 @@ def test_unknown_models_and_folders_are_one_sentence_and_leave_no_file(tmp_path:
 
 
 def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffmeter.metering.recording.recorder
+    import diffmeter.metering.recording.observe
 
     on_disk: list[int] = []
 
@@ -189,7 +189,7 @@ def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch:
             on_disk.append(len(list(tmp_path.glob("*.png"))))  # before anything is counted
             raise RuntimeError("no twin")
 
-    monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", Broken)
+    monkeypatch.setattr(diffmeter.metering.recording.observe, "observe", Broken)
     image, filepath, _, profile = generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path)
     assert on_disk == [1]
     assert profile is not None
@@ -201,12 +201,12 @@ def test_a_profile_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch:
 
 
 def test_a_pipeline_that_cannot_be_observed_still_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffmeter.metering.recording.recorder
+    import diffmeter.metering.recording.observe
 
     def refuse(pipe: Any) -> Any:
         raise InputError("not observable")
 
-    monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", refuse)
+    monkeypatch.setattr(diffmeter.metering.recording.observe, "observe", refuse)
     result = generate_image(SHAPES, "x", num_inference_steps=1, output_dir=tmp_path)
     assert result.profiling_data == {**result.profiling_data, "enabled": False}
     assert Path(result.filepath).exists()

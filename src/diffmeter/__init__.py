@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 _PUBLIC = {
-    "observe": "metering.recording.recorder",
+    "observe": "metering.recording.observe",
     "dry_run": "metering.recording.dry_run",
     "compare": "reports.comparison",
     "sweep": "reports.comparison",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from diffmeter.inference import generate_image as generate_image
     from diffmeter.inference import generate_images_sequential as generate_images_sequential
     from diffmeter.metering.recording.dry_run import dry_run as dry_run
-    from diffmeter.metering.recording.recorder import observe as observe
+    from diffmeter.metering.recording.observe import observe as observe
     from diffmeter.model_manager import get_model_manager as get_model_manager
     from diffmeter.profile import ComputeProfile as ComputeProfile
     from diffmeter.reports.comparison import compare as compare

@@ -15,8 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmeter.errors import InputError
-from diffmeter.metering.recording import recorder as record
 from diffmeter.metering.recording.dry_run import ModelDryRuns
+from diffmeter.metering.twins import counts as record
 from diffmeter.reports.comparison import Case, Comparison, ComponentCost, Row, compare, sweep
 from diffmeter.reports.comparison.run import _sizes
 from tests.zoo import ZOO

@@ -189,7 +189,7 @@ def _or_default(call: PipelineCall, argument: str, value: Any) -> Any:
 
 def _observed(pipe: Any, generate: Callable[[], Image]) -> tuple[Image, dict[str, Any]]:
     """Run ``generate`` under ``observe``; whatever goes wrong in counting becomes the profile's reason."""
-    from diffmeter.metering.recording.recorder import observe
+    from diffmeter.metering.recording.observe import observe
 
     image: Image | None = None
     entered = False

@@ -35,7 +35,7 @@ from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
 from diffmeter.metering.pipelines.stand_ins import PROMPT, StandIns
-from diffmeter.metering.recording.dry_run import DryRunRecorder, rehearse
+from diffmeter.metering.recording.dry_run import Rehearsal, rehearse
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.replay import replay
 from diffmeter.metering.watching.signature import Frozen, freeze, iter_tensors
@@ -418,9 +418,9 @@ def training_cost(
     pipe, model, call, arguments = _pipeline(pipe_or_model_id, token_count, call_arguments)
     rehearsal = rehearse(pipe, _training_arguments(call, arguments, batch_size))
     name = _denoiser(rehearsal)
-    first = next(i for i, call in enumerate(rehearsal.calls) if call.component == name)
+    first = next(i for i, call in enumerate(rehearsal.recording.calls) if call.component == name)
     # stand-ins only where a pipeline inside the pipeline names its components anew
-    modules = {**rehearsal.parts.components, **parts_of(pipe).components}
+    modules = {**rehearsal.components, **parts_of(pipe).components}
     notes: list[str] = []
 
     twin = _twin(modules[name])
@@ -432,10 +432,10 @@ def training_cost(
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     if gradient_checkpointing:
         _enable_checkpointing(twin)
-    rows = _rows(rehearsal.calls[first].arguments)
+    rows = _rows(rehearsal.recording.calls[first].arguments)
     if rows is not None and rows != batch_size:
         notes.append(f"{name} computes {rows} rows for {batch_size} pictures, as this pipeline calls it")
-    counted = _count_twin_step(twin, rehearsal.calls[first].arguments)
+    counted = _count_twin_step(twin, rehearsal.recording.calls[first].arguments)
     trained = sum(p.numel() for p in twin.parameters() if p.requires_grad)
     unknown = f"operators without a formula: {', '.join(sorted(counted.uncounted))}" if counted.uncounted else None
     denoiser = ComponentCost(
@@ -491,14 +491,14 @@ def _training_arguments(call: PipelineCall, arguments: Mapping[str, Any], batch_
     return call.arguments({**chosen, "batch": batch_size})
 
 
-def _denoiser(rehearsal: DryRunRecorder) -> str:
-    votes = rehearsal.last_before_step
+def _denoiser(rehearsal: Rehearsal) -> str:
+    votes = rehearsal.recording.last_before_step
     if votes:
         return str(votes.most_common(1)[0][0])
     for name in ("transformer", "unet"):  # a scheduler of the pipeline's own making
-        if any(call.component == name for call in rehearsal.calls):
+        if any(call.component == name for call in rehearsal.recording.calls):
             return name
-    raise InputError(f"{type(rehearsal.pipe).__name__} has no denoiser that its scheduler steps, so nothing to train")
+    raise InputError(f"{rehearsal.facts.pipeline} has no denoiser that its scheduler steps, so nothing to train")
 
 
 def _rows(arguments: Frozen) -> int | None:
@@ -514,11 +514,11 @@ def _enable_checkpointing(twin: nn.Module) -> None:
 
 
 def _encoders(
-    rehearsal: DryRunRecorder, first: int, modules: Mapping[str, nn.Module], cached: bool
+    rehearsal: Rehearsal, first: int, modules: Mapping[str, nn.Module], cached: bool
 ) -> Iterator[ComponentCost]:
     """What runs before the denoiser, frozen: text and image encoders, ControlNets."""
     calls: dict[str, list[Any]] = {}
-    for call in rehearsal.calls[:first]:
+    for call in rehearsal.recording.calls[:first]:
         if call.component not in _autoencoders(rehearsal):
             calls.setdefault(call.component, []).append(call)
     for name, made in calls.items():
@@ -532,15 +532,13 @@ def _encoders(
         )  # fmt: skip
 
 
-def _autoencoders(rehearsal: DryRunRecorder) -> set[str]:
-    return {call.component for call in rehearsal.calls if call.method in ("encode", "decode")}
+def _autoencoders(rehearsal: Rehearsal) -> set[str]:
+    return {call.component for call in rehearsal.recording.calls if call.method in ("encode", "decode")}
 
 
-def _vae(
-    rehearsal: DryRunRecorder, modules: Mapping[str, nn.Module], batch: int, cached: bool
-) -> Iterator[ComponentCost]:
+def _vae(rehearsal: Rehearsal, modules: Mapping[str, nn.Module], batch: int, cached: bool) -> Iterator[ComponentCost]:
     """The encoding of the pictures: what the pipeline decodes into is what a training step encodes."""
-    decoded = next((c for c in rehearsal.calls if c.method == "decode" and c.output_shape is not None), None)
+    decoded = next((c for c in rehearsal.recording.calls if c.method == "decode" and c.output_shape is not None), None)
     if decoded is None or decoded.output_shape is None:
         return
     name = decoded.component

@@ -20,7 +20,7 @@ from diffusers import StableDiffusionPipeline  # noqa: F401 (loaded before forki
 
 from diffmeter.generation.batch.session import run_batch
 from diffmeter.generation.request import GenerationRequest
-from diffmeter.metering.recording import recorder as record  # noqa: F401
+from diffmeter.metering.recording import observe as record  # noqa: F401
 from tests.generation.batch.batch_checks import check_complete, check_folder, requests_for
 
 

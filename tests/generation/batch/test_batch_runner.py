@@ -153,7 +153,7 @@ def test_a_size_that_does_not_fit_is_recorded_without_reloading_the_model(tmp_pa
 
 
 def test_a_count_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diffmeter.metering.recording.recorder
+    import diffmeter.metering.recording.observe
 
     seen: list[list[str]] = []
 
@@ -172,7 +172,7 @@ def test_a_count_that_fails_never_loses_the_image(tmp_path: Path, monkeypatch: p
         def profile(self) -> Any:
             raise ZeroDivisionError("counting broke")
 
-    monkeypatch.setattr(diffmeter.metering.recording.recorder, "observe", Broken)
+    monkeypatch.setattr(diffmeter.metering.recording.observe, "observe", Broken)
     requests = requests_for(range(1))
     assert run_batch(requests, tmp_path / "out", profiling=True).exit_code == 0
     (record,) = check_folder(tmp_path / "out")

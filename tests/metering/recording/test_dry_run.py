@@ -9,8 +9,7 @@ from torch import nn
 from diffmeter import dry_run, observe
 from diffmeter.errors import DiffmeterError, InputError
 from tests.custom import CustomPipeline, component
-from tests.metering.recording.test_recorder import (
-    STATES,
+from tests.metering.recording.changes import (
     add_lora,
     cast_layers,
     fused_lora,
@@ -19,6 +18,7 @@ from tests.metering.recording.test_recorder import (
     tile,
     user_hook,
 )
+from tests.metering.recording.states import STATES
 from tests.zoo import ZOO
 
 #: what a dry run cannot know without the values, and says so

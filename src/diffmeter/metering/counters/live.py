@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import types
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator
 from typing import Any, ClassVar
@@ -13,7 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.snapshot import OwnHooks
 
 from .functional import ATTENTION, CONV, LINEAR, MATMUL, PRODUCT_CLASSES, FunctionCounter, attention_is_replaced
@@ -158,26 +159,40 @@ def _top_mode() -> Any:
     return torch.utils._python_dispatch._get_current_dispatch_mode()
 
 
+def take_off(mode: TorchDispatchMode) -> None:
+    """Leave a mode, also where tasks or generators have put others over it meanwhile, or it is gone already."""
+    count, at = torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_stack_at
+    if not any(at(index) is mode for index in range(count())):
+        return
+    above = []
+    while _top_mode() is not mode:
+        above.append(torch.utils._python_dispatch._pop_mode())
+    mode.__exit__(None, None, None)
+    for other in reversed(above):
+        torch.utils._python_dispatch._push_mode(other)
+
+
 def outermost_module(
-    belongs: Callable[[nn.Module], bool], entries: Callable[[nn.Module], Container[str]], within: types.CodeType
+    belongs: Callable[[nn.Module], bool], entries: Callable[[nn.Module], Container[str]], *, strangers: bool
 ) -> nn.Module | None:
     """The outermost module on the Python stack that ``belongs``; None in plain pipeline or scheduler code.
 
     Only a forward counts, or a method by which a pipeline may enter the module: merging an adapter is no inference.
-    A module that does not belong, but runs inside the function ``within`` (a generation), is the second choice: a
-    pipeline may hold or make modules that are no components.
+    With ``strangers``, a module that does not belong is the second choice: a pipeline may hold or make modules that
+    are no components. What called the pipeline is none of them.
     """
     frame = sys._getframe(1)
     found = stranger = None
+    calls_pipeline = False
     while frame is not None:
-        if frame.f_code is within:
-            found = found or stranger
+        calls_pipeline = calls_pipeline or frame.f_globals.get("__name__") == intercept.__name__
         names = frame.f_code.co_varnames
         if names and names[0] == "self" and frame.f_code.co_argcount:
             owner = frame.f_locals.get("self")
             if isinstance(owner, nn.Module) and frame.f_code.co_name in entries(owner):
-                stranger = owner
                 if belongs(owner):
                     found = owner
+                elif strangers and not calls_pipeline:
+                    stranger = owner
         frame = frame.f_back  # type: ignore[assignment]
-    return found
+    return found or stranger

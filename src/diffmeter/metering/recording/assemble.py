@@ -6,15 +6,15 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffmeter.metering.counters.functional import WEIGHT_CLASSES
 from diffmeter.metering.counters.live import class_of_operator
+from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
 from diffmeter.profile import CallProfile, ComponentProfile, ComputeProfile, Conditions, TimelineEntry
 
-if TYPE_CHECKING:
-    from .recorder import CallRecord, DirectProducts, Parts, Recorder
+from .calls import CallRecord, DirectProducts, Recording
 
 
 @dataclass(frozen=True)
@@ -113,37 +113,39 @@ def versions() -> dict[str, str]:
     }
 
 
-def build_profile(recorder: Recorder, facts: PipelineFacts, kind: str, model_id: str | None = None) -> ComputeProfile:
+def build_profile(
+    recording: Recording, facts: PipelineFacts, kind: str, model_id: str | None = None
+) -> ComputeProfile:
     """Put a finished recording, whose calls are counted, together."""
     entries: dict[str, list[_Entry]] = {name: [] for name in facts.component_order}
     timeline = []
-    for record in recorder.calls:
+    for record in recording.calls:
         index = _place(entries.setdefault(record.component, []), record)
-        step = _step(recorder, record)
+        step = _step(recording, record)
         timeline.append(TimelineEntry(record.component, index, step, record.generation, record.seconds))
-    for direct in recorder.direct.values():
+    for direct in recording.direct.values():
         entries.setdefault(direct.component, []).append(_Entry.of_direct(direct))
     components = {}
     for name, listed in entries.items():
-        unlisted = (name, recorder.non_components.get(name, 0), None)
+        unlisted = (name, recording.non_components.get(name, 0), None)
         class_name, params, dtype = facts.components.get(name, unlisted)
         components[name] = ComponentProfile(name, class_name, params, tuple(e.call() for e in listed), dtype)
 
-    denoisers = _denoisers(recorder, components)
-    generations = max(len(recorder.generations), 1)
-    steps_run = _steps_run(recorder, denoisers)
-    finished = [g for g in recorder.generations if kind == "observed"]
-    arguments = dict(recorder.generations[0].arguments) if recorder.generations else {}
-    input_shape, latent_shape = _image_shapes(recorder.calls, denoisers)
+    denoisers = _denoisers(recording, components)
+    generations = max(len(recording.generations), 1)
+    steps_run = _steps_run(recording, denoisers)
+    finished = [g for g in recording.generations if kind == "observed"]
+    arguments = dict(recording.generations[0].arguments) if recording.generations else {}
+    input_shape, latent_shape = _image_shapes(recording.calls, denoisers)
     conditions = Conditions(
         pipeline=facts.pipeline,
         kind=kind,
         model_id=model_id or facts.model_id,
         height=input_shape[-2] if input_shape and len(input_shape) >= 4 else arguments.get("height"),
         width=input_shape[-1] if input_shape and len(input_shape) >= 4 else arguments.get("width"),
-        num_inference_steps=_requested_steps(recorder, steps_run),
+        num_inference_steps=_requested_steps(recording, steps_run),
         guidance_scale=_first_number(arguments, ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")),
-        batch=_batch(recorder.calls, denoisers),
+        batch=_batch(recording.calls, denoisers),
         scheduler=facts.scheduler,
         dtype=facts.dtype,
         attention_backend=facts.attention_backend,
@@ -157,21 +159,21 @@ def build_profile(recorder: Recorder, facts: PipelineFacts, kind: str, model_id:
         conditions=conditions,
         steps_run=steps_run,
         generations=generations,
-        uncounted=tuple(_uncounted(recorder)),
-        differences=tuple(_differences(recorder)),
+        uncounted=tuple(_uncounted(recording)),
+        differences=tuple(_differences(recording)),
         inference_time_seconds=sum(g.seconds for g in finished) if finished else None,
-        count_seconds=getattr(recorder, "count_seconds", None),
+        count_seconds=getattr(recording, "count_seconds", None),
         input_shape=input_shape,
         latent_shape=latent_shape,
         timeline=tuple(timeline),
     )
 
 
-def _step(recorder: Recorder, record: CallRecord) -> int | None:
+def _step(recording: Recording, record: CallRecord) -> int | None:
     """The step that a call belongs to; None for what comes after the last one."""
     if record.step is None or record.generation < 0:
         return None
-    made = recorder.generations[record.generation].steps
+    made = recording.generations[record.generation].steps
     return record.step if record.step < made or not made else None
 
 
@@ -272,16 +274,16 @@ def _named_shapes(record: CallRecord) -> dict[str, tuple[tuple[int, ...], str]]:
 
     args, kwargs = record.arguments.tree
     for index, value in enumerate(args):
-        walk(record.names[index] if index < len(record.names) else str(index), value)
+        walk(record.parameter_names[index] if index < len(record.parameter_names) else str(index), value)
     for name, value in kwargs.items():
         walk(name, value)
     return found
 
 
-def _denoisers(recorder: Recorder, components: Mapping[str, ComponentProfile]) -> tuple[str, ...]:
+def _denoisers(recording: Recording, components: Mapping[str, ComponentProfile]) -> tuple[str, ...]:
     """The components called last before scheduler steps; without a scheduler, the one called most."""
-    if recorder.last_before_step:
-        return tuple(name for name in components if recorder.last_before_step.get(name))
+    if recording.last_before_step:
+        return tuple(name for name in components if recording.last_before_step.get(name))
     called = [c for c in components.values() if c.calls]
     named = [c for c in called if c.name.split(".")[-1] in ("unet", "transformer", "prior", "decoder")]
     candidates = named or called
@@ -290,21 +292,21 @@ def _denoisers(recorder: Recorder, components: Mapping[str, ComponentProfile]) -
     return (max(candidates, key=lambda c: (c.call_count, c.total_macs or 0)).name,)
 
 
-def _steps_run(recorder: Recorder, denoisers: tuple[str, ...]) -> int | None:
+def _steps_run(recording: Recording, denoisers: tuple[str, ...]) -> int | None:
     total = 0
-    for index, generation in enumerate(recorder.generations):
+    for index, generation in enumerate(recording.generations):
         requested = generation.arguments.get("num_inference_steps")
         made = generation.steps
         if not made:
-            made = sum(1 for r in recorder.calls if r.generation == index and r.component in denoisers)
+            made = sum(1 for r in recording.calls if r.generation == index and r.component in denoisers)
         total += min(made, requested) if isinstance(requested, int) and requested > 0 else made
-    if not recorder.generations:
-        total = sum(1 for record in recorder.calls if record.component in denoisers)
+    if not recording.generations:
+        total = sum(1 for record in recording.calls if record.component in denoisers)
     return total or None
 
 
-def _requested_steps(recorder: Recorder, steps_run: int | None) -> int | None:
-    for generation in recorder.generations:
+def _requested_steps(recording: Recording, steps_run: int | None) -> int | None:
+    for generation in recording.generations:
         requested = generation.arguments.get("num_inference_steps")
         if isinstance(requested, int):
             return requested
@@ -345,26 +347,26 @@ def _image_shapes(
     return None, None
 
 
-def _uncounted(recorder: Recorder) -> Iterator[dict[str, Any]]:
+def _uncounted(recording: Recording) -> Iterator[dict[str, Any]]:
     reasons: Counter[tuple[str, str, str]] = Counter()
-    for record in recorder.calls:
+    for record in recording.calls:
         if record.failure is not None:
             reasons[record.component, "reason", record.failure] += 1
         elif record.count is not None:
             for operator, times in record.count.unknown.items():
                 reasons[record.component, "op", operator] += times
-    for direct in recorder.direct.values():
+    for direct in recording.direct.values():
         for operator, times in direct.unknown.items():
             reasons[direct.component, "op", operator] += times
-    for component, reason in recorder.notes:
+    for component, reason in recording.notes:
         reasons[component, "reason", reason] += 1
     for (component, kind, text), times in reasons.items():
         yield {"component": component, kind: text, "calls": times}
 
 
-def _differences(recorder: Recorder) -> Iterator[dict[str, Any]]:
+def _differences(recording: Recording) -> Iterator[dict[str, Any]]:
     seen = set()
-    for record in recorder.calls:
+    for record in recording.calls:
         if record.count is None:
             continue
         for group, (thop, op_level) in record.count.differences.items():

@@ -14,27 +14,32 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from diffmeter.compat import uncompiled
 from diffmeter.errors import CountError, DiffmeterError, InputError, whole_number
 from diffmeter.metering.counters.live import OutsideCalls
 from diffmeter.metering.pipelines.call import call_of
+from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
 from diffmeter.metering.pipelines.stand_ins import StandIns
 from diffmeter.metering.twins.argument_mutations import hand_back
 from diffmeter.metering.twins.building import build_twin
+from diffmeter.metering.twins.counts import TwinCounts
 from diffmeter.metering.twins.replay import READS, random_state_kept
-from diffmeter.metering.watching.signature import freeze, map_leaves
+from diffmeter.metering.watching.signature import iter_tensors, map_leaves
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import judge
 from diffmeter.models.sources import source_of
 from diffmeter.profile import ComputeProfile
 
-from .assemble import build_profile, describe_pipeline
-from .recorder import CallRecord, Recorder, TwinCounts, parts_of, uncompiled
+from .assemble import PipelineFacts, build_profile, describe_pipeline
+from .calls import CallRecord, Note, Recording
+from .recorder import Proceed, Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -152,40 +157,50 @@ def run_dry(
     ``known`` holds what earlier dry runs of the same owned pipeline counted, and gets what this one counts.
     """
     rehearsal = rehearse(pipe, call_arguments, owned=owned, known=known)
-    return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=model_id)
+    return build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=model_id)
 
 
 def rehearse(
     pipe: Any, call_arguments: Mapping[str, Any], *, owned: bool = False, known: KnownCounts | None = None
-) -> DryRunRecorder:
+) -> Rehearsal:
     """Let a pipeline's own Python run around stand-ins, and keep what its components were called with.
 
     Raises:
         InputError: the pipeline does not accept the arguments.
         DiffmeterError: it stopped midway, or called none of its components.
     """
-    rehearsal = DryRunRecorder(pipe, owned, known)
-    arguments = _stand_in_arguments(rehearsal.pipe, call_arguments)
+    carrier = StandInCalls(pipe, owned=owned, known=known)
+    recording, name = carrier.recording, carrier.facts.pipeline
+    recorder = Recorder(parts_of(carrier.pipe), carrier, recording)
+    arguments = _stand_in_arguments(carrier.pipe, call_arguments)
     started = time.perf_counter()
-    with _quiet(), random_state_kept(), WriteWatch(), rehearsal.watching(), rehearsal.outside:
-        rehearsal._home_is_watched = True
+    with _quiet(), random_state_kept(), WriteWatch(), recorder.watching():
         try:
-            rehearsal.pipe(**arguments)
+            carrier.pipe(**arguments)
         except DiffmeterError:
             raise
         except Exception as error:
-            if rehearsal.calls or not isinstance(error, (ValueError, TypeError)):
-                where = f" after {rehearsal.calls[-1].component}" if rehearsal.calls else ""
+            if recording.calls or not isinstance(error, (ValueError, TypeError)):
+                where = f" after {recording.calls[-1].component}" if recording.calls else ""
                 raise DiffmeterError(
-                    f"The dry run of {rehearsal.facts.pipeline} stopped{where}: {type(error).__name__}: {error}"
+                    f"The dry run of {name} stopped{where}: {type(error).__name__}: {error}"
                 ) from error
-            raise InputError(f"{rehearsal.facts.pipeline} does not accept these arguments: {error}") from error
+            raise InputError(f"{name} does not accept these arguments: {error}") from error
         finally:
-            rehearsal.remember()
-    rehearsal.count_seconds = time.perf_counter() - started
-    if not rehearsal.calls and not rehearsal.direct:
-        raise DiffmeterError(f"{rehearsal.facts.pipeline} called none of its components in the dry run.")
-    return rehearsal
+            carrier.remember()
+    recording.count_seconds = time.perf_counter() - started
+    if recording.empty:
+        raise DiffmeterError(f"{name} called none of its components in the dry run.")
+    return Rehearsal(recording=recording, facts=carrier.facts, components=recorder.parts.components)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Rehearsal:
+    """What a dry run left behind: the calls, what is known of the pipeline, the stand-ins of its components."""
+
+    recording: Recording
+    facts: PipelineFacts
+    components: dict[str, nn.Module]
 
 
 @contextlib.contextmanager
@@ -227,27 +242,39 @@ class KnownCounts:
         self._by_component[name] = (counts, picture)
 
 
-class DryRunRecorder(Recorder):
-    """Records a dry run and plays the components' part in it."""
+class StandInCalls:
+    """Carries calls out on twins: nothing heavy is computed, and each call is counted as it is made.
 
-    def __init__(self, pipe: Any, owned: bool = False, known: KnownCounts | None = None) -> None:
+    Attributes:
+        pipe: the stand-in of the pipeline, around the twins.
+        facts: what is known of the original.
+        recording: where the calls are noted.
+    """
+
+    watches_steps = True  # a scheduler's arithmetic runs on tensors whose values may mean nothing
+
+    def __init__(self, pipe: Any, *, owned: bool = False, known: KnownCounts | None = None) -> None:
         original = parts_of(pipe)
         self.facts = describe_pipeline(pipe, original)
-        self.count_seconds = 0.0
+        self.recording = Recording()
         self._known = known
-        stand_ins: dict[int, Any] = {}
         self._counts: dict[str, TwinCounts] = {}
         self._pictures: dict[str, ModuleSnapshot] = {}
         self._unknowable: dict[str, str] = {}
+        self._doubts: list[Note] = []
+        stand_ins: dict[int, Any] = {}
         for name, module in original.components.items():
-            twin = self._stand_in(name, uncompiled(module), owned)
-            stand_ins[id(module)] = twin
-        stand_in = _stand_in_pipeline(pipe, stand_ins)
+            stand_ins[id(module)] = self._stand_in(name, uncompiled(module), owned)
+        self.pipe = _stand_in_pipeline(pipe, stand_ins)
         for name, module in original.components.items():
             _bring_back_cache(self._counts[name], uncompiled(module), stand_ins)
-        super().__init__(stand_in)
-        self._doubts: list[tuple[str, str]] = []
-        self.outside = HostTensors(self._busy, self._on_direct_product, self._unknown_way)
+
+    def between_calls(self, busy: Callable[[], bool], found: Callable[[str, int | None], None]) -> OutsideCalls:
+        """See :class:`~.recorder.Carrier`."""
+        return HostTensors(busy, found, self._doubt)
+
+    def generation_over(self) -> None:
+        """See :class:`~.recorder.Carrier`."""
 
     def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
         structure = ModuleSnapshot(module)
@@ -266,7 +293,7 @@ class DryRunRecorder(Recorder):
         twin.__class__ = _on_cpu(type(twin))
         known = None if self._known is None else self._known.of(name, twin)
         if known is None:
-            self._counts[name] = TwinCounts(twin, stateful)
+            self._counts[name] = TwinCounts(twin, stateful=stateful)
         else:
             self._counts[name], self._pictures[name] = known
         return twin
@@ -277,44 +304,41 @@ class DryRunRecorder(Recorder):
             for name, picture in self._pictures.items():
                 self._known.keep(name, self._counts[name], picture)
 
-    def _on_component(self, name: str, module: nn.Module, method: str, proceed: Any, args: Any, kwargs: Any) -> Any:
-        record = self.new_call(name, method, None, freeze(args, kwargs))
-        self._local.inside = True
+    def call(
+        self, record: CallRecord, target: nn.Module, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See :class:`~.recorder.Carrier`."""
+        for doubt in self._doubts:
+            self.recording.note(*doubt)
+        self._doubts.clear()
+        name = record.component
         try:
-            with self.outside.paused():
-                counted = self._current_counts(name, module).get(method, record.arguments, proceed)
+            counted = self._current_counts(name, target).get(record.method, record.arguments, proceed)
         except CountError as error:
             raise DiffmeterError(f"{name} cannot be run without its values: {error}") from error
-        finally:
-            self._local.inside = False
         if name in self._unknowable:
             record.failure = self._unknowable[name]
         else:
             record.take(counted)
         if counted.assumed and _holds_numbers(counted.output):
-            self._unknown_way(f"{method} returned a number that only a real run knows")
+            self._doubt(f"{record.method} returned a number that only a real run knows")
         hand_back(counted.written, args, kwargs, _as_pipeline_sees_it)
         output = _as_pipeline_sees_it(counted.output)
-        first = _first_tensor(output)
+        first = next(iter_tensors(output), None)
         record.output_shape = None if first is None else tuple(first.shape)
         return output
 
-    def _unknown_way(self, why: str) -> None:
-        """From here on the pipeline may do something else in a real run: to be noted as soon as it calls again."""
-        self._doubts.append((self._last_component or self.facts.pipeline, why))
-
-    def new_call(self, *call: Any) -> CallRecord:
-        for doubt in self._doubts:
-            self.note(*doubt)
-        self._doubts.clear()
-        return super().new_call(*call)
+    def _doubt(self, reason: str) -> None:
+        """The pipeline read a placeholder. It is a gap only if another component is called afterwards."""
+        calls = self.recording.calls
+        self._doubts.append(Note(calls[-1].component if calls else self.facts.pipeline, reason))
 
     def _current_counts(self, name: str, twin: nn.Module) -> TwinCounts:
         """The counts that hold for a stand-in as it is now: the pipeline may have changed it since the last call."""
         picture = self._pictures.get(name)
         if picture is None or not picture.same():
             if picture is not None:
-                self._counts[name] = TwinCounts(twin, self._counts[name].stateful)
+                self._counts[name] = TwinCounts(twin, stateful=self._counts[name].stateful)
             self._pictures[name] = ModuleSnapshot(twin)
         return self._counts[name]
 
@@ -407,12 +431,6 @@ def _holds_numbers(output: Any) -> bool:
     if isinstance(output, Mapping):
         return any(map(_holds_numbers, output.values()))
     return isinstance(output, (list, tuple)) and any(map(_holds_numbers, output))
-
-
-def _first_tensor(output: Any) -> torch.Tensor | None:
-    from diffmeter.metering.watching.signature import iter_tensors
-
-    return next(iter_tensors(output), None)
 
 
 _on_cpu_classes: dict[type, type] = {}
