@@ -306,7 +306,8 @@ def sana(model_id: str) -> Counted:
 def shallow(unet: Counted, down: int, up: int, blocks: int) -> int:
     """A forward of DeepCache that reuses its cache: of a U-Net of ``blocks`` levels only the outermost level runs,
     with its first ``down`` pairs of residual block and attention on the way down and its last ``up`` of three on the
-    way up, and what comes before and after all levels."""
+    way up, and what comes before and after all levels.
+    """
     last = f"up_blocks.{blocks - 1}"
     return (
         unet.part("conv_in", "time_embedding", "add_embedding", "conv_out", "time_proj")

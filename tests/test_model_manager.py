@@ -148,7 +148,7 @@ def test_incomplete_weights_are_named(shapes_folder: Path) -> None:
 
 
 def test_weights_that_transformers_would_make_up_are_named(shapes_folder: Path) -> None:
-    """transformers initializes what a file lacks at random, and says so in a warning only."""
+    """Transformers initializes what a file lacks at random, and says so in a warning only."""
     from safetensors.torch import load_file, save_file
 
     path = shapes_folder / "text_encoder" / "model.safetensors"

@@ -166,7 +166,7 @@ def attention_registry() -> Any | None:
 
 
 def native_attention_backend() -> tuple[Any, Any] | None:
-    """diffusers' name for PyTorch's own attention and the function behind it; None where there is no such choice."""
+    """Diffusers' name for PyTorch's own attention and the function behind it; None where there is no such choice."""
     registry = attention_registry()
     if registry is None:
         return None

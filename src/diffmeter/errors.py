@@ -6,6 +6,7 @@
     ├── ModelLoadError    (RuntimeError)  a pipeline was found, but loading it failed
     │   └── TemporaryHubError           the hub or the connection to it failed; trying again later may help
     ├── MissingPackageError (ImportError)  a package is not installed; the message says how to install it
+    ├── MissingPackageError (ImportError) a package is not installed
     ├── CountError        (RuntimeError)  a call could not be counted
     └── StorageError      (OSError)     a file could not be written or read
         └── FolderInUseError            another run holds the folder

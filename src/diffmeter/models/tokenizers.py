@@ -184,7 +184,7 @@ def _standin_class(class_name: str) -> type:
             break
     base: Any = expected or general
 
-    class StandInTokenizer(base):
+    class StandInTokenizer(base):  # type: ignore[misc]  # the base is found at run time
         token_count: int | None
 
         def __init__(self, *, tokenizer_object: Any, token_count: int | None = None, **kwargs: Any) -> None:

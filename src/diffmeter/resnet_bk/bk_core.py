@@ -163,7 +163,7 @@ def resolvent_diagonal(
     if n == 1:
         rows = 1 / d
     elif analytic_backward:
-        rows = BKCoreFunction.apply(d, b)
+        rows = BKCoreFunction.apply(d, b)  # type: ignore[no-untyped-call]  # torch gives apply no types
     else:
         rows = _diagonal(d, b)[0]
     if not rows.is_meta and not bool(torch.isfinite(rows).all()):
@@ -180,4 +180,5 @@ def dense_resolvent_diagonal(diagonal: Tensor, off_diagonal: Tensor, z: complex 
     _check_operator(diagonal, off_diagonal)
     matrix = torch.diag_embed(diagonal) + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
     identity = torch.eye(diagonal.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.inv(matrix - z * identity).diagonal(dim1=-2, dim2=-1)
+    inverse: torch.Tensor = torch.linalg.inv(matrix - z * identity)
+    return inverse.diagonal(dim1=-2, dim2=-1)

@@ -117,7 +117,8 @@ class ResNetBKBlock(nn.Module):
         couplings = torch.ones(x.shape[1] - 1, dtype=potential.dtype, device=potential.device)
         resolvent = resolvent_diagonal(potential - 2, couplings, self.z, analytic_backward=self.analytic_backward)
         features = torch.view_as_real(resolvent).to(x.dtype)
-        return x + mixed + self.output(features)
+        output: torch.Tensor = self.output(features)
+        return x + mixed + output
 
 
 class ConfigurableResNetBK(nn.Module):

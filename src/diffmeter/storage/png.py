@@ -140,7 +140,7 @@ def read_texts(source: str | Path | bytes) -> dict[str, str]:
 
 
 def read_record(source: str | Path | bytes) -> dict[str, Any] | None:
-    """diffmeter's own record in a PNG file, or ``None`` if it has none that can be read. Raises as ``read_texts``."""
+    """Diffmeter's own record in a PNG file, or ``None`` if it has none that can be read. Raises as ``read_texts``."""
     text = read_texts(source).get(RECORD_KEY)
     if text is None:
         return None

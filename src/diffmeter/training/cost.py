@@ -225,7 +225,7 @@ class _StepProducts(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.macs: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.going_back = False

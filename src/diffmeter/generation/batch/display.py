@@ -36,7 +36,7 @@ def printable(text: str, longest: int | None = None) -> str:
 def silence_loading_bars() -> None:
     """Turn off the bars that diffusers, transformers and the hub draw while they load: they break other output."""
     from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # exported all the same
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()

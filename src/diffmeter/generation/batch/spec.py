@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ _CSV_INTEGERS = ("seed", "steps", "width", "height")
 @lru_cache
 def load_schema(name: str) -> dict[str, Any]:
     """A JSON Schema of this package: ``spec``, ``run``, ``generation_config`` or ``batch``."""
-    return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return schema
 
 
 def load_spec(path: str | Path, models: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,11 +66,12 @@ def load_spec(path: str | Path, models: Sequence[str] = ()) -> dict[str, Any]:
         if isinstance(spec, dict) and models and "generations" not in spec:
             spec.setdefault("models", list(models))
     check_spec(spec, str(path))
+    checked: dict[str, Any] = spec
     prompts = spec.get("prompts")
     if isinstance(prompts, str) and prompts.lower().endswith(".csv"):
         file = path.parent / prompts
         spec["prompts"] = [row["prompt"] for row in _csv_rows(_read_text(file), file)]
-    return spec
+    return checked
 
 
 def check_spec(spec: Any, name: str) -> None:
@@ -125,7 +127,7 @@ _ONE_OR_LIST = {
 def _reason(error: Any) -> str:
     """What the schema asks for at the place of ``error``, in words."""
     value, rule = error.validator_value, error.validator
-    words = {
+    words: dict[str, Callable[[], str]] = {
         "type": lambda: f"it must be of type {' or '.join(value) if isinstance(value, list) else value}",
         "minimum": lambda: f"the least is {value}",
         "maximum": lambda: f"the most is {value}",
@@ -249,7 +251,8 @@ def _parse_yaml(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
-                raise ValueError(f"aliases (*) are not read here, line {self.peek_event().start_mark.line + 1}")
+                event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs give it no types
+                raise ValueError(f"aliases (*) are not read here, line {event.start_mark.line + 1}")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
