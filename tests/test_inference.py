@@ -271,7 +271,8 @@ def test_one_side_alone_is_a_square(tmp_path: Path) -> None:
 def test_the_short_name_of_the_steps(tmp_path: Path) -> None:
     """``steps`` is ``num_inference_steps``; NumPy's integers are whole numbers."""
     result = generate_image(SHAPES, "x", steps=np.int64(2), seed=np.uint8(3), output_dir=tmp_path)
-    assert result.seed == 3 and result.profiling_data is not None
+    assert result.seed == 3
+    assert result.profiling_data is not None
     assert result.profiling_data["num_inference_steps"] == result.profiling_data["steps_run"] == 2
     (failed, *_) = generate_images_sequential(["nobody/unknown"], "x", steps=2, output_dir=tmp_path / "b")
     assert failed["error"]

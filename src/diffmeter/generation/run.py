@@ -152,7 +152,8 @@ def _first_image(output: Any, pipe: Any) -> Image:
     images = getattr(output, "images", None)
     if images is None or len(images) == 0 or not hasattr(images[0], "save"):
         raise InputError(f"{type(pipe).__name__} makes no image: only pipelines that return images can be used here.")
-    return images[0]
+    image: Image = images[0]
+    return image
 
 
 def _describe(

@@ -78,7 +78,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def _variant_of(path: Path) -> str | None:
-    """Return "fp16" for model.fp16.safetensors and model.fp16-00001-of-00002.safetensors, None for model.safetensors."""
+    """Return "fp16" for model.fp16.safetensors or model.fp16-00001-of-00002.safetensors, None without such a part."""
     parts = path.name.split(".")
     return parts[1].split("-")[0] if len(parts) > 2 else None
 
@@ -115,7 +115,7 @@ def _stored_elements(path: Path) -> int | None:
     tensors: list[dict[str, Any]] = [entry for name, entry in header.items() if name != "__metadata__"]
     if any(entry["dtype"] in ("U8", "I8") for entry in tensors):
         return None
-    return sum(math.prod(entry["shape"]) for entry in tensors)
+    return sum(int(math.prod(entry["shape"])) for entry in tensors)
 
 
 def reason(error: BaseException) -> str:

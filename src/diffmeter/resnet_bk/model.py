@@ -111,13 +111,13 @@ class ResNetBKBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, D) -> (B, N, D)``."""
-        mixed = self.moe(self.norm(x))
+        mixed: Tensor = self.moe(self.norm(x))
         # The discrete Laplacian (-2 on the diagonal, 1 beside it) plus a bounded potential, one value for each token.
         potential = self.v_max * torch.tanh(self.potential(mixed).squeeze(-1) / self.v_max)
         couplings = torch.ones(x.shape[1] - 1, dtype=potential.dtype, device=potential.device)
         resolvent = resolvent_diagonal(potential - 2, couplings, self.z, analytic_backward=self.analytic_backward)
         features = torch.view_as_real(resolvent).to(x.dtype)
-        output: torch.Tensor = self.output(features)
+        output: Tensor = self.output(features)
         return x + mixed + output
 
 

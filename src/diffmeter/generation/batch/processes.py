@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
+
+from diffmeter.devices import best_device
+from diffmeter.errors import one_line
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A batch may run for days between two messages; a process that dies is noticed at once all the same, since its
 # connection closes.
@@ -27,15 +32,17 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this process is the one that plans, merges and reports."""
         return self.index == 0
 
-    def send_to_all(self, value: Any) -> Any:
+    def send_to_all(self, value: T) -> T:
         """The main process's ``value``, in every process. Raises ``RuntimeError`` if a process has died."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([value], from_process=0)[0]
+        received: T = broadcast_object_list([value], from_process=0)[0]
+        return received
 
     def wait_for_all(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Wait until every process is here; false if one has died or ``stop`` says not to wait any longer."""
@@ -52,7 +59,7 @@ class Processes:
                 time.sleep(0.02)
             work.wait()
         except RuntimeError as error:
-            logger.warning("a process of this batch has died: %s", str(error).splitlines()[0])
+            logger.warning("a process of this batch has died: %s", one_line(error))
             return False
         return True
 
@@ -75,21 +82,15 @@ def join_processes(device: str | None = None) -> Processes:
             # What `accelerate launch --cpu --num_processes N` leaves behind: without MPI it starts one process only.
             logger.warning("accelerate started one process; for several on CPUs use --multi_gpu, see docs/BATCH.md")
         return Processes()
-    import torch
     from accelerate import PartialState
 
     on_cpu = device == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
-    on_cpu = on_cpu or not _has_accelerator(torch)
+    on_cpu = on_cpu or best_device() in ("cpu", "mps")  # one process has all of MPS
     if on_cpu and not _started_by_mpi():
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _local_count())))
     # init_process_group's backend: accelerate would take NCCL on GPUs, which blocks the device while it waits.
     state = PartialState(cpu=on_cpu, timeout=_TIMEOUT, **({} if on_cpu else {"backend": "gloo"}))
     return Processes(state.process_index, state.num_processes, str(state.device))
-
-
-def _has_accelerator(torch: Any) -> bool:
-    xpu = getattr(torch, "xpu", None)
-    return torch.cuda.is_available() or (xpu is not None and xpu.is_available())
 
 
 def _started_by_mpi() -> bool:

@@ -130,11 +130,12 @@ def run_batch(
     stop = Stop(on_stop)
     with ExitStack() as stack:
         stack.enter_context(stop.listening())
-        plan = _prepare(requests, output_dir, resume, spec, trackers, team, stack, make_progress is not None)
+        job = _Job(requests=requests, output_dir=output_dir, resume=resume, spec=spec, trackers=trackers)
+        plan = _prepare(job, team, stack, with_costs=make_progress is not None)
         order = [request.key for request in requests]
         todo = [requests[number] for number in plan.shares[team.index]]
         folder = RunFolder(plan.folder, RECORDS if team.count == 1 else part_name(team.index))
-        result = BatchResult(plan.folder, len(requests), already=plan.already, is_main=team.is_main)
+        result = BatchResult(plan.folder, len(requests), already=len(plan.before), is_main=team.is_main)
         tracking = _Tracking(trackers, plan.folder, requests, team, live=team.count == 1)
         outcome = Outcome()
         with ExitStack() as part:
@@ -167,103 +168,106 @@ def run_batch(
     return result
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What the batch was asked for, as far as its plan depends on it."""
+
+    requests: Sequence[GenerationRequest]
+    output_dir: str | Path | None
+    resume: bool
+    spec: Mapping[str, Any] | None
+    trackers: Sequence[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """What the main process decided: indices of each process's requests, the folder, what was finished before."""
+    """What the main process decided, in every process."""
 
     folder: Path
-    shares: list[list[int]]
+    shares: list[list[int]]  # of each process: indices of its requests
     costs: Costs
-    already: int
-    before: set[str]
+    before: frozenset[str]  # keys of the requests that earlier runs have finished
 
 
-def _prepare(
-    requests: Sequence[GenerationRequest],
-    output_dir: str | Path | None,
-    resume: bool,
-    spec: Mapping[str, Any] | None,
-    trackers: Sequence[Any],
-    team: Processes,
-    stack: ExitStack,
-    costs_wanted: bool,
-) -> _Plan:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _NoPlan:
+    """Why there is no plan, in every process: the kind of the exception and its text."""
+
+    kind: str
+    text: str
+
+    def as_exception(self) -> Exception:
+        """The exception that the main process met, or ``RuntimeError`` for one that is not diffmeter's."""
+        known: dict[str, type[Exception]] = {cls.__name__: cls for cls in (InputError, StorageError, FolderInUseError)}
+        return known.get(self.kind, RuntimeError)(self.text)
+
+
+def _prepare(job: _Job, team: Processes, stack: ExitStack, *, with_costs: bool) -> _Plan:
     """Let the main process claim the folder and split the work; every process gets the same plan or error."""
-    message: tuple[str, Any] = ("", None)
+    decided: _Plan | _NoPlan | None = None
     if team.is_main:
         try:
-            if trackers:
-                from .trackers import check_trackers
-
-                check_trackers(trackers)
-            folder = _claim(requests, output_dir, resume, stack)
-            run = RunFolder(folder)
-            done = run.finished_keys() if resume else set()
-            numbers = [number for number, request in enumerate(requests) if request.key not in done]
-            todo = [requests[number] for number in numbers]
-            costs = estimate_costs(todo) if team.count > 1 or costs_wanted else Costs()
-            _write_manifest(folder, requests, spec, team)
-            number_of = {request.key: number for number, request in zip(numbers, todo, strict=True)}
-            shares = split(todo, costs.weights(todo), team.count)
-            indices = [[number_of[request.key] for request in share] for share in shares]
-            already = {request.key for request in requests} & done
-            message = ("plan", _Plan(folder, indices, costs, len(already), already))
+            decided = _decide(job, team, stack, with_costs=with_costs or team.count > 1)
         except Exception as error:
-            message = ("error", error)
-            if team.count > 1:
-                _send_error(team, error)
+            team.send_to_all(_NoPlan(kind=type(error).__name__, text=str(error)))
             raise
-    if team.count == 1:
-        return message[1]
-    kind, value = team.send_to_all(message)
-    if kind == "error":
-        raise value
-    return value
+    decided = team.send_to_all(decided)
+    if not isinstance(decided, _Plan):
+        assert decided is not None  # the main process sends a plan or why there is none
+        raise decided.as_exception()
+    return decided
 
 
-def _send_error(team: Processes, error: Exception) -> None:
-    """Tell the other processes why there is no plan, as an exception that surely survives the journey."""
-    known = type(error) if type(error) in (InputError, StorageError, FolderInUseError) else RuntimeError
-    team.send_to_all(("error", known(str(error))))
+def _decide(job: _Job, team: Processes, stack: ExitStack, *, with_costs: bool) -> _Plan:
+    """The main process's part of :func:`_prepare`."""
+    if job.trackers:
+        from .trackers import check_trackers
+
+        check_trackers(job.trackers)
+    folder = _claim(job, stack)
+    done = RunFolder(folder).finished_keys() if job.resume else set()
+    number_of = {request.key: number for number, request in enumerate(job.requests) if request.key not in done}
+    todo = [job.requests[number] for number in number_of.values()]
+    costs = estimate_costs(todo) if with_costs else Costs()
+    _write_manifest(folder, job, team)
+    shares = [[number_of[r.key] for r in share] for share in split(todo, costs.weights(todo), team.count)]
+    before = frozenset(request.key for request in job.requests) & done
+    return _Plan(folder=folder, shares=shares, costs=costs, before=before)
 
 
-def _claim(
-    requests: Sequence[GenerationRequest], output_dir: str | Path | None, resume: bool, stack: ExitStack
-) -> Path:
+def _claim(job: _Job, stack: ExitStack) -> Path:
     """The output folder, locked for this batch until ``stack`` closes and put in order if a run was cut off."""
-    if not requests:
+    if not job.requests:
         raise InputError("there is nothing to generate: the plan is empty.")
-    if output_dir is None:
-        if resume:
+    if job.output_dir is None:
+        if job.resume:
             raise InputError("--resume needs --output: the folder of the batch to go on with.")
         folder = store.new_run_folder(config.OUTPUT_DIR)
         stack.enter_context(store.FileLock(folder / LOCK))
         return folder
-    folder = store.make_folder(output_dir)
+    folder = store.make_folder(job.output_dir)
     stack.enter_context(store.FileLock(folder / LOCK))
     run = RunFolder(folder)
     if run.has_records():
-        if not resume:
+        if not job.resume:
             raise InputError(
                 f"{str(folder)!r} already holds the records of a run: add --resume to go on with it, or name another "
                 "folder."
             )
-        run.recover([request.key for request in requests])
+        run.recover([request.key for request in job.requests])
     return folder
 
 
-def _write_manifest(
-    folder: Path, requests: Sequence[GenerationRequest], spec: Mapping[str, Any] | None, team: Processes
-) -> None:
+def _write_manifest(folder: Path, job: _Job, team: Processes) -> None:
     from diffmeter._version import __version__
 
     manifest = {
         "schema_version": MANIFEST_SCHEMA_VERSION,
         "diffmeter_version": __version__,
         "started": datetime.now().isoformat(timespec="seconds"),
-        "planned": len(requests),
+        "planned": len(job.requests),
         "processes": team.count,
-        "spec": dict(spec) if spec is not None else None,
+        "spec": dict(job.spec) if job.spec is not None else None,
     }
     store.write_json(folder / MANIFEST, manifest)
 
@@ -273,7 +277,7 @@ def _finish(
     order: Sequence[str],
     result: BatchResult,
     tracking: _Tracking,
-    before: set[str],
+    before: frozenset[str],
     team: Processes,
 ) -> None:
     """The main process's last part: merge the records of all, write the summaries, count what there is."""

@@ -59,7 +59,8 @@ class StandIns:
         size = (arguments.get("width") or own[1], arguments.get("height") or own[0])
         frames = next((arguments[n] for n in ("num_frames", "video_length") if arguments.get(n)), None)
         frames = frames or call.default("num_frames") or _DEFAULT_FRAMES
-        return cls(pipe, call, size if image_size is None else checked_size(image_size), int(frames))
+        chosen = (int(size[0] or 0), int(size[1] or 0)) if image_size is None else checked_size(image_size)
+        return cls(pipe, call, chosen, int(frames))
 
     def with_published(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments, with those that a model of the catalog has been published with where none are given.
