@@ -9,6 +9,10 @@ Runs offline: the image is made with the embedded model, full-size models are co
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent / "src"))  # a checkout that is not installed works too
 
 from diffmeter import dry_run, generate_image
 from diffmeter.errors import DiffmeterError

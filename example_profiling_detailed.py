@@ -9,6 +9,10 @@ Runs offline: one image is made with the embedded model, the rest is counted wit
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent / "src"))  # a checkout that is not installed works too
 
 from diffmeter import create_profiler, dry_run, get_model_manager, observe
 from diffmeter.compute_profiler import MacsSummary

@@ -6,9 +6,14 @@ The models are small modules of the well-known shapes, with random weights.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "src"))  # a checkout that is not installed works too
 
 from diffmeter.metering.builtin import compare_counters, count_flops, profile_with_flops
 from diffmeter.units import format_count, format_params, format_ratio

@@ -6,11 +6,14 @@ Run it with ``python examples/flops_counter_demo.py``; it needs no weights and n
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "src"))  # a checkout that is not installed works too
 
 from diffmeter.resnet_bk.bk_core import dense_resolvent_diagonal, resolvent_diagonal
 from diffmeter.resnet_bk.counter import OPTIMIZER_OPS, FLOPsCounter, compare_models

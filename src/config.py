@@ -1,1 +1,3 @@
+from diffmeter.config import *
+
 __import__("src").alias(__name__, "diffmeter.config")

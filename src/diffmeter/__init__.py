@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
 
+if __name__ != "diffmeter":  # "src.diffmeter" would be a second package with classes and settings of its own
+    raise ImportError(f"{__name__} is no name of this package: use `import diffmeter`.")
+
 _PUBLIC = {
     "observe": "metering.recording.observe",
     "dry_run": "metering.recording.dry_run",
