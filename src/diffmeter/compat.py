@@ -225,3 +225,30 @@ def name_or_path(config: Any) -> str | None:
     """Where a pipeline or model was loaded from, as its configuration notes it."""
     name = config.get("_name_or_path") if hasattr(config, "get") else getattr(config, "_name_or_path", None)
     return name or None
+
+
+# --- diffusers: files of weights ---------------------------------------------------------------------------------------
+
+
+def single_file_source(checkpoint: dict[str, torch.Tensor]) -> str:
+    """The repository whose configuration diffusers takes for a file with these tensors.
+
+    What diffusers does not recognize it takes for Stable Diffusion 1.5: compare the tensors before you believe it.
+    """
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+
+    return str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+
+
+def single_file_conversion(cls: type[nn.Module]) -> Callable[..., dict[str, torch.Tensor]] | None:
+    """The function that gives the tensors of a file diffusers' names for this class; None for classes without one.
+
+    It takes ``checkpoint`` (which it empties) and ``config``.
+    """
+    from diffusers.loaders.single_file_model import (
+        SINGLE_FILE_LOADABLE_CLASSES,
+        _get_single_file_loadable_mapping_class,
+    )
+
+    name = _get_single_file_loadable_mapping_class(cls)
+    return None if name is None else SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"]
