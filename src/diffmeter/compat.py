@@ -227,7 +227,7 @@ def name_or_path(config: Any) -> str | None:
     return name or None
 
 
-# --- diffusers: files of weights ---------------------------------------------------------------------------------------
+# --- diffusers: files of weights -------------------------------------------------------------------------------------
 
 
 def single_file_source(checkpoint: dict[str, torch.Tensor]) -> str:
@@ -238,6 +238,20 @@ def single_file_source(checkpoint: dict[str, torch.Tensor]) -> str:
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     return str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
+
+
+def single_file_sources() -> list[str]:
+    """The repositories whose configurations diffusers knows for single files, base models before their relatives."""
+    from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
+
+    return [str(entry["pretrained_model_name_or_path"]) for entry in DIFFUSERS_DEFAULT_PIPELINE_PATHS.values()]
+
+
+def single_file_optional_components() -> list[str]:
+    """The components that a pipeline made from a single file does without, unless they are given."""
+    from diffusers.loaders.single_file import SINGLE_FILE_OPTIONAL_COMPONENTS
+
+    return list(SINGLE_FILE_OPTIONAL_COMPONENTS)
 
 
 def single_file_conversion(cls: type[nn.Module]) -> Callable[..., dict[str, torch.Tensor]] | None:

@@ -61,6 +61,8 @@ class Blueprint:
     components: Mapping[str, ComponentBlueprint]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline's constructor that are no components, such as ``force_zeros_for_empty_prompt``."""
+    origin: Mapping[str, Any] | None = None
+    """For a single file of weights: what it holds, and what was taken from elsewhere (``single_file.origin``)."""
 
 
 def pipeline_type(class_name: str, model_id: str) -> Any:
@@ -170,7 +172,19 @@ def _assemble(cls: Any, accepted: Mapping[str, Any], built: dict[str, Any], blue
             f"{_one_line(error)}."
         ) from error
     pipeline.register_to_config(_name_or_path=blueprint.model_id)
+    if blueprint.origin is not None:
+        note_origin(pipeline, blueprint.origin)
     return pipeline
+
+
+def note_origin(pipeline: Any, origin: Mapping[str, Any]) -> None:
+    """Let a pipeline carry where its parts came from, for its profiles."""
+    vars(pipeline)["_diffmeter_origin"] = dict(origin)
+
+
+def origin_of(pipeline: Any) -> dict[str, Any] | None:
+    """What :func:`note_origin` noted, or None."""
+    return vars(pipeline).get("_diffmeter_origin")
 
 
 def _build_component(

@@ -50,7 +50,7 @@ def source_of(file: WeightFile) -> str:
     Raises:
         ModelLoadError: the file holds an adapter, or nothing that diffusers recognizes.
     """
-    _check_kind(file)
+    check_kind(file)
     try:
         return compat.single_file_source(file.as_meta_tensors())
     except Exception as error:
@@ -60,7 +60,7 @@ def source_of(file: WeightFile) -> str:
         ) from error
 
 
-def _check_kind(file: WeightFile) -> None:
+def check_kind(file: WeightFile) -> None:
     if not file.tensors:
         raise ModelLoadError(f"{shown(file.name)} holds no tensors.")
     adapters = sum(".lora_" in key or ".hada_" in key or key.startswith("lora_") for key in file.tensors)
@@ -96,9 +96,8 @@ def contents(file: WeightFile, pipeline: Any) -> FileContents:
             inside.append(name)
         else:
             problems.append((name, problem))
-    denoising = [(name, problem) for name, problem in problems if name != "vae" or not inside]
-    if denoising or not inside:
-        name, problem = (denoising or [("no component", "none of its tensors has a name that is known")])[0]
+    if problems or not inside:
+        name, problem = problems[0] if problems else ("no component", "none of its tensors has a name that is known")
         raise ModelLoadError(
             f"{shown(file.name)} is not what {pipeline.__class__.__name__} with the configuration of "
             f"{shown(compat.name_or_path(pipeline.config))} expects ({name}: {problem}): give the folder of its own "
@@ -162,11 +161,13 @@ def _sides(tensor: torch.Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a number"
 
 
-def notes(file: WeightFile, found: FileContents, family: str) -> list[str]:
-    """What a reader of a profile should know about where the pipeline came from, in whole sentences."""
-    said = [
-        f"{', '.join(found.inside)}: from the file, {file.stored_bytes:,} bytes stored as {', '.join(file.dtypes)}."
-    ]
-    if found.outside:
-        said.append(f"{', '.join(found.outside)}: not in the file; taken from {family}.")
-    return said
+def origin(file: WeightFile, found: FileContents, family: str) -> dict[str, Any]:
+    """Where a pipeline's parts came from, as plain JSON values for profiles."""
+    return {
+        "file": file.name,
+        "stored_bytes": file.stored_bytes,
+        "stored_dtypes": list(file.dtypes),
+        "from_file": list(found.inside),
+        "from_family": list(found.outside),
+        "family": family,
+    }

@@ -9,19 +9,27 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import ModelLoadError, TemporaryHubError
+from diffmeter import compat
+from diffmeter.errors import DiffmeterError, ModelLoadError, TemporaryHubError, one_line
 
 from . import blueprint as blueprints
-from . import catalog, hub
+from . import catalog, hub, single_file
+from .addresses import Address, parse_address
+from .weight_files import WeightFile, read_header
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+
+#: what the names of tensors begin with that belong to other components than the denoiser
+_OTHER_COMPONENTS = ("vae.", "first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "model_ema.")
 
 # Seconds before each new try of a download that failed for a reason that may pass. huggingface_hub retries single
 # requests itself; these tries are for what it gives up on.
@@ -80,15 +88,27 @@ def find_blueprint(
     revision: str | None = None,
     variant: str | None = None,
     token: str | bool | None = None,
+    config: str | os.PathLike[str] | None = None,
 ) -> blueprints.Blueprint:
-    """The blueprint of a model: a local folder first, then the catalogue, then the hub.
+    """The blueprint of a model: what is on this machine first, then the catalog, then the hub.
 
-    A ``revision`` is always asked of the hub, since the catalogue holds one state of each model.
-    Raises ``ModelNotFoundError`` or ``ModelLoadError`` with one sentence.
+    A ``revision`` is always asked of the hub, since the catalog holds one state of each model. For a single file of
+    weights, ``config`` names the folder or model that has its configuration; None finds it out from the tensors.
+
+    Raises:
+        ModelNotFoundError, ModelLoadError: one sentence.
     """
     entry = source_of(model).entry
     if entry is not None and revision is None:
         return entry_blueprint(entry) if entry.folder is None else hub.read_blueprint(entry.folder)
+    address = parse_address(model)
+    if address.is_file:
+        return _of_file(os.fspath(model), address, token, config)
+    if address.repository is not None and not address.inside:
+        same = catalog.find(address.repository) if address.revision is None and revision is None else None
+        if same is not None:
+            return find_blueprint(same.model_id)
+        model, revision = address.repository, revision or address.revision
     return hub.read_blueprint(model, revision=revision, variant=variant, token=token)
 
 
@@ -113,16 +133,19 @@ def build_pipeline_without_weights(
     variant: str | None = None,
     token: str | bool | None = None,
     dtype: torch.dtype | None = None,
+    config: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Build a pipeline whose models lie on the meta device: its structure, without its weights or their memory.
 
-    ``model`` is a catalogue id or alias, a local folder in the diffusers layout, or a hub id, of which only the
-    configuration files are fetched. ``token_count`` is how many tokens a prompt is taken to have (special tokens not
-    included); None counts the prompt's words and punctuation.
+    ``model`` is a catalog id or alias, a local folder in the diffusers layout, a hub id or address, of which only the
+    configuration files are fetched, or a file of weights, of which only the header is read. ``token_count`` is how
+    many tokens a prompt is taken to have (special tokens not included); None counts the prompt's words and
+    punctuation. ``config`` is as for :func:`find_blueprint`.
 
-    Raises ``ModelNotFoundError`` or ``ModelLoadError`` with one sentence.
+    Raises:
+        ModelNotFoundError, ModelLoadError: one sentence.
     """
-    found = find_blueprint(model, revision=revision, variant=variant, token=token)
+    found = find_blueprint(model, revision=revision, variant=variant, token=token, config=config)
     return blueprints.build(found, device="meta", dtype=dtype, token_count=token_count)
 
 
@@ -162,3 +185,43 @@ def _with_hint(error: ModelLoadError, entry: catalog.CatalogEntry | None) -> Mod
     if entry is None:
         return ModelLoadError(str(error))
     return ModelLoadError(f"{str(error).rstrip('.')}; `diffmeter profile {entry.model_id}` needs no weights.")
+
+
+def _of_file(
+    model: str, address: Address, token: str | bool | None, config: str | os.PathLike[str] | None
+) -> blueprints.Blueprint:
+    """The blueprint of the first model that a file fits, tensor by tensor."""
+    file = read_header(address, token)
+    first: DiffmeterError | None = None
+    for family in [config] if config is not None else _families(file):
+        try:
+            found = _without_optional(find_blueprint(family, token=token))
+            contents = single_file.contents(file, blueprints.build(found, device="meta"))
+        except DiffmeterError as error:
+            first = first or error
+            continue
+        origin = single_file.origin(file, contents, os.fspath(family))
+        return replace(found, model_id=model, origin=origin)
+    assert first is not None
+    raise ModelLoadError(one_line(first)) from first
+
+
+def _without_optional(found: blueprints.Blueprint) -> blueprints.Blueprint:
+    """A blueprint without what diffusers leaves out when it loads a single file."""
+    optional = compat.single_file_optional_components()
+    return replace(found, components={name: part for name, part in found.components.items() if name not in optional})
+
+
+def _families(file: WeightFile) -> Iterator[str]:
+    """Models that a file may be, the likeliest first: what diffusers takes it for, then those of the same size."""
+    recognized = single_file.source_of(file)
+    yield recognized
+    names = list(file.tensors)
+    elements = sum(prod(file.tensors[name].shape) for name in names if not name.startswith(_OTHER_COMPONENTS))
+    known = compat.single_file_sources()
+    same_size = [
+        entry.model_id
+        for entry in catalog.entries()
+        if entry.model_id != recognized and elements in entry.params_by_component.values()
+    ]
+    yield from sorted(same_size, key=lambda name: known.index(name) if name in known else len(known))
