@@ -8,13 +8,16 @@ only resembles a known one (pruned, widened, another kind altogether) is refused
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from diffmeter import compat
 from diffmeter.errors import ModelLoadError, one_line, shown
 
+from . import catalog
+from .blueprint import Blueprint
 from .weight_files import WeightFile
 
 if TYPE_CHECKING:
@@ -29,6 +32,10 @@ _TEXT_ENCODERS = {
     "text_encoder_2": ("conditioner.embedders.1.", "conditioner.embedders.0.model.", "text_encoders.clip_g."),
     "text_encoder_3": ("text_encoders.t5xxl.",),
 }
+
+
+#: what the names of tensors begin with that belong to other components than the denoiser
+_OTHER_COMPONENTS = ("vae.", "first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "model_ema.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +57,7 @@ def source_of(file: WeightFile) -> str:
     Raises:
         ModelLoadError: the file holds an adapter, or nothing that diffusers recognizes.
     """
-    check_kind(file)
+    _check_kind(file)
     try:
         return compat.single_file_source(file.as_meta_tensors())
     except Exception as error:
@@ -60,7 +67,27 @@ def source_of(file: WeightFile) -> str:
         ) from error
 
 
-def check_kind(file: WeightFile) -> None:
+def families(file: WeightFile) -> Iterator[str]:
+    """Models that a file may be, the likeliest first: what diffusers takes it for, then those of the same size."""
+    recognized = source_of(file)
+    yield recognized
+    elements = sum(prod(t.shape) for name, t in file.tensors.items() if not name.startswith(_OTHER_COMPONENTS))
+    known = compat.single_file_sources()
+    same_size = [
+        entry.model_id
+        for entry in catalog.entries()
+        if entry.model_id != recognized and elements in entry.params_by_component.values()
+    ]
+    yield from sorted(same_size, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def without_optional(found: Blueprint) -> Blueprint:
+    """A blueprint without what diffusers leaves out when it loads a single file."""
+    optional = compat.single_file_optional_components()
+    return replace(found, components={name: part for name, part in found.components.items() if name not in optional})
+
+
+def _check_kind(file: WeightFile) -> None:
     if not file.tensors:
         raise ModelLoadError(f"{shown(file.name)} holds no tensors.")
     adapters = sum(".lora_" in key or ".hada_" in key or key.startswith("lora_") for key in file.tensors)

@@ -9,27 +9,21 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter import compat
 from diffmeter.errors import DiffmeterError, ModelLoadError, TemporaryHubError, one_line
 
 from . import blueprint as blueprints
-from . import catalog, hub, single_file
+from . import catalog, hub
 from .addresses import Address, parse_address
-from .weight_files import WeightFile, read_header
+from .weight_files import read_header
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-
-#: what the names of tensors begin with that belong to other components than the denoiser
-_OTHER_COMPONENTS = ("vae.", "first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "model_ema.")
 
 # Seconds before each new try of a download that failed for a reason that may pass. huggingface_hub retries single
 # requests itself; these tries are for what it gives up on.
@@ -191,37 +185,17 @@ def _of_file(
     model: str, address: Address, token: str | bool | None, config: str | os.PathLike[str] | None
 ) -> blueprints.Blueprint:
     """The blueprint of the first model that a file fits, tensor by tensor."""
+    from . import single_file  # loads torch
+
     file = read_header(address, token)
     first: DiffmeterError | None = None
-    for family in [config] if config is not None else _families(file):
+    for family in [config] if config is not None else single_file.families(file):
         try:
-            found = _without_optional(find_blueprint(family, token=token))
+            found = single_file.without_optional(find_blueprint(family, token=token))
             contents = single_file.contents(file, blueprints.build(found, device="meta"))
         except DiffmeterError as error:
             first = first or error
             continue
-        origin = single_file.origin(file, contents, os.fspath(family))
-        return replace(found, model_id=model, origin=origin)
+        return replace(found, model_id=model, origin=single_file.origin(file, contents, os.fspath(family)))
     assert first is not None
     raise ModelLoadError(one_line(first)) from first
-
-
-def _without_optional(found: blueprints.Blueprint) -> blueprints.Blueprint:
-    """A blueprint without what diffusers leaves out when it loads a single file."""
-    optional = compat.single_file_optional_components()
-    return replace(found, components={name: part for name, part in found.components.items() if name not in optional})
-
-
-def _families(file: WeightFile) -> Iterator[str]:
-    """Models that a file may be, the likeliest first: what diffusers takes it for, then those of the same size."""
-    recognized = single_file.source_of(file)
-    yield recognized
-    names = list(file.tensors)
-    elements = sum(prod(file.tensors[name].shape) for name in names if not name.startswith(_OTHER_COMPONENTS))
-    known = compat.single_file_sources()
-    same_size = [
-        entry.model_id
-        for entry in catalog.entries()
-        if entry.model_id != recognized and elements in entry.params_by_component.values()
-    ]
-    yield from sorted(same_size, key=lambda name: known.index(name) if name in known else len(known))
