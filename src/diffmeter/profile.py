@@ -137,6 +137,8 @@ class Conditions:
     arguments: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     scope: str = "every call of every component"
+    #: of a single file of weights: its name and stored bytes, what it holds, and what was taken from elsewhere
+    origin: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from diffmeter import dry_run
+import diffmeter
+from diffmeter import ComputeProfile, dry_run
 from diffmeter.errors import ModelLoadError
 from diffmeter.models.blueprint import origin_of
 from diffmeter.models.sources import build_pipeline_without_weights, source_of
@@ -79,6 +82,11 @@ def test_it_costs_what_the_model_costs(tmp_path: Path) -> None:
     assert profile.components["unet"].total_macs == known.components["unet"].total_macs
     assert profile.components["vae"].total_macs == known.components["vae"].total_macs
     assert "safety_checker" not in profile.components  # diffusers loads single files without it
+    data = profile.to_dict()
+    assert data["conditions"]["origin"]["from_file"] == ["vae", "unet"]
+    schema = json.loads((Path(diffmeter.__file__).parent / "schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(data)), schema)
+    assert ComputeProfile.from_dict(data) == profile
 
 
 def test_a_model_that_only_resembles_a_known_one_is_refused(tmp_path: Path) -> None:

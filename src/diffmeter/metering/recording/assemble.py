@@ -12,6 +12,7 @@ from diffmeter.metering.counters.functional import WEIGHT_CLASSES
 from diffmeter.metering.counters.live import class_of_operator
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
+from diffmeter.models.blueprint import origin_of
 from diffmeter.profile import CallProfile, ComponentProfile, ComputeProfile, Conditions, TimelineEntry
 
 from .calls import CallRecord, DirectProducts, Recording
@@ -29,6 +30,7 @@ class PipelineFacts:
     attention_backend: str
     components: dict[str, tuple[str, int, str | None]]  # class name, parameters, dtype
     component_order: tuple[str, ...]
+    origin: dict[str, Any] | None = None  # of a pipeline made from a single file
 
 
 def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
@@ -56,6 +58,7 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
         attention_backend=_attention_backend(),
         components=components,
         component_order=tuple(components),
+        origin=origin_of(pipe),
     )
 
 
@@ -152,6 +155,7 @@ def build_profile(
         device=facts.device,
         arguments=arguments,
         versions=versions(),
+        origin=facts.origin,
     )
     return ComputeProfile(
         components=components,
