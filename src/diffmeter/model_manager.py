@@ -63,10 +63,13 @@ class ModelManager:
         vae_tiling: bool | None = None,
         cpu_offload: bool | str | None = None,
         seed: int | None = None,
+        config_from: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Load a pipeline, or return it if it is loaded already, and return it ready to run.
 
-        ``model_id`` is a hub id, a catalogue id or alias, or a local folder in the diffusers layout. ``weights``:
+        ``model_id`` is a hub id, a catalog id or alias, a local folder in the diffusers layout, or a ``.safetensors``
+        file that holds a whole pipeline or its denoiser; ``config_from`` then names the folder or model that has the
+        configuration and tokenizers, where they cannot be found out. ``weights``:
 
         - "pretrained": the model's own weights, from the folder, the hub's cache or the hub;
         - "random": built from its configuration, with weights drawn from ``seed`` (0 unless given);
@@ -92,6 +95,7 @@ class ModelManager:
             token=token,
             offload=None if cpu_offload is None else offload_mode(cpu_offload),
             seed=seed,
+            config=None if config_from is None else os.fspath(config_from),
         )
         with self._lock:
             key = self._key(name)

@@ -352,6 +352,6 @@ def test_wrong_hash_is_fetched_again(server: HubServer, tmp_path: Path) -> None:
     assert server.fetched(UNET_WEIGHTS) == 2
 
 
-def test_catalogue_model_without_weights_says_what_works(server: HubServer) -> None:
+def test_catalog_model_without_weights_says_what_works(server: HubServer) -> None:
     with pytest.raises(ModelNotFoundError):
         load("stabilityai/stable-diffusion-2-1-base")

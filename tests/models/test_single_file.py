@@ -136,3 +136,31 @@ def test_a_configuration_of_its_own(tmp_path: Path) -> None:
         build_pipeline_without_weights(path)
     built = build_pipeline_without_weights(path, config=tmp_path / "config")
     assert layouts.shapes_of(built.unet) == layouts.shapes_of(pipe.unet)
+
+
+def test_a_file_with_weights_generates(tmp_path: Path) -> None:
+    """The embedded model, saved in one file in the layout of latent-diffusion, with its own configuration."""
+    import safetensors.torch
+    import torch
+
+    from diffmeter import observe
+    from diffmeter.model_manager import ModelManager
+    from tests.zoo import ZOO
+
+    pipe = ZOO["StableDiffusionPipeline"].build()
+    pipe.save_pretrained(tmp_path / "config")
+    shapes = layouts.ldm_unet(pipe.unet) | layouts.ldm_vae(pipe.vae)
+    shapes |= layouts.ldm_clip(pipe.text_encoder)
+    tensors = {name: torch.full(shape, 0.01) for name, shape in shapes.items()}
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    loaded = ModelManager().load_model(
+        tmp_path / "model.safetensors", config_from=tmp_path / "config", device="cpu", dtype="float32"
+    )
+    loaded.set_progress_bar_config(disable=True)
+    assert float(loaded.unet.conv_in.weight.mean()) == pytest.approx(0.01)
+    with observe(loaded) as run:
+        images = loaded("x", num_inference_steps=1, height=32, width=32).images
+    assert len(images) == 1
+    assert run.profile.complete
+    assert run.profile.conditions.origin is not None
+    assert run.profile.conditions.origin["from_file"] == ["vae", "text_encoder", "unet"]

@@ -54,13 +54,13 @@ def test_scales_and_tables_are_bytes_and_no_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "data", "length", "message"),
     [
-        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"\0" * 4, None, "cut off"),
-        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"\0" * 8, None, "malformed"),
-        ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, b"\0" * 8, None, "malformed"),
-        ({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 8]}}, b"\0" * 8, None, "malformed"),
-        ({"a": 3}, b"", None, "malformed"),
-        ([], b"", None, "malformed"),
-        ({}, b"", 10**9, "does not fit"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"\0" * 4, None, "is truncated"),
+        ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"\0" * 8, None, "is corrupt"),
+        ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, b"\0" * 8, None, "is corrupt"),
+        ({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 8]}}, b"\0" * 8, None, "is corrupt"),
+        ({"a": 3}, b"", None, "is corrupt"),
+        ([], b"", None, "is corrupt"),
+        ({}, b"", 10**9, "truncated or no safetensors file"),
     ],
 )
 def test_damaged_files_are_named(
@@ -75,7 +75,7 @@ def test_damaged_files_are_named(
 def test_what_is_no_safetensors_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ModelLoadError, match=r"no safetensors file|not valid JSON"):
+    with pytest.raises(ModelLoadError, match=r"no safetensors file|header cannot be read"):
         read_header(parse_address(path))
 
 

@@ -1,7 +1,7 @@
 """Build a pipeline from its configuration files alone.
 
 A ``Blueprint`` holds what decides a pipeline's compute: its class, and each component's class and configuration. It
-comes from the catalogue, from a folder, or from the hub (``hub.py``). ``build`` turns it into a pipeline on the meta
+comes from the catalog, from a folder, or from the hub (``hub.py``). ``build`` turns it into a pipeline on the meta
 device, which takes no memory, or with seeded random weights.
 
 Only classes of diffusers and transformers are used: a component that names any other module is refused, since

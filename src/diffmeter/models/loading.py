@@ -19,7 +19,8 @@ from diffmeter.errors import InputError, ModelLoadError
 from . import blueprint as blueprints
 from . import hub
 from . import weights as weights_check
-from .sources import find_blueprint, find_weights, source_of
+from .addresses import parse_address
+from .sources import Source, find_blueprint, find_weights, source_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +57,7 @@ class LoadOptions:
     token: str | bool | None = None
     offload: str | None = None
     seed: int | None = None
+    config: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class LoadPlan:
     weights: str
     blueprint: blueprints.Blueprint
     folder: Path | None
+    file: Path | None
     device: str
     dtype: torch.dtype
     revision: str | None
@@ -79,6 +82,8 @@ class LoadPlan:
         target = self.device if self.offload == "none" else "cpu"
         if self.folder is not None:
             pipeline = self._from_folder(self.folder, target)
+        elif self.file is not None:
+            pipeline = self._from_file(self.file, target)
         else:
             pipeline = blueprints.build(self.blueprint, device=target, dtype=self.dtype, seed=self.seed)
         if self.offload == "model":
@@ -122,6 +127,24 @@ class LoadPlan:
         pipeline.register_to_config(_name_or_path=self.name)
         return pipeline
 
+    def _from_file(self, file: Path, target: str) -> Any:
+        """A pipeline from one file of weights; configuration and tokenizers come from its family."""
+        origin = dict(self.blueprint.origin or {})
+        cls = blueprints.pipeline_type(self.blueprint.pipeline_class, self.name)
+        try:
+            pipeline = cls.from_single_file(str(file), config=origin.get("family"), **{_dtype_argument(): self.dtype})
+            pipeline = pipeline.to(target)
+        except MemoryError as error:
+            raise ModelLoadError(f"{self.name!r} does not fit into memory.") from error
+        except Exception as error:
+            raise ModelLoadError(
+                f"{self.name!r} could not be loaded with the configuration of {origin.get('family')}: "
+                f"{weights_check.reason(error)}; give a folder with its configuration and tokenizers with --config."
+            ) from error
+        pipeline.register_to_config(_name_or_path=self.name)
+        blueprints.note_origin(pipeline, origin)
+        return pipeline
+
 
 def _dtype_argument() -> str:
     """The argument of ``from_pretrained`` that takes the dtype: diffusers 0.42 renamed it."""
@@ -148,8 +171,10 @@ def plan_load(name: str, options: LoadOptions) -> LoadPlan:
         _check_offload(offload, target, kind)
     _dtype(options.dtype, target, False)
     source = source_of(name)
-    folder = None
-    if kind == "pretrained":
+    folder, file = None, _weight_file(source)
+    if file is not None:
+        blueprint = find_blueprint(name, config=options.config, **hub_options)
+    elif kind == "pretrained":
         folder = find_weights(name, **hub_options)
         # Refuses malformed indexes and code that comes with the model before anything is built from them.
         blueprint = hub.read_blueprint(folder)
@@ -160,6 +185,7 @@ def plan_load(name: str, options: LoadOptions) -> LoadPlan:
         weights=kind,
         blueprint=blueprint,
         folder=folder,
+        file=file if kind == "pretrained" else None,
         device=target,
         dtype=_dtype(options.dtype, target, "transformer" in blueprint.components),
         revision=options.revision,
@@ -167,6 +193,14 @@ def plan_load(name: str, options: LoadOptions) -> LoadPlan:
         offload=offload,
         seed=0 if options.seed is None else options.seed,
     )
+
+
+def _weight_file(source: Source) -> Path | None:
+    """The single file of weights on this machine that a name means, if it means one."""
+    if source.folder is not None or source.entry is not None:
+        return None
+    address = parse_address(source.name)
+    return address.path if address.is_file else None
 
 
 def matches(loaded: LoadedModel, wanted: LoadOptions) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import DiffmeterError, ModelLoadError, TemporaryHubError, one_line
+from diffmeter.errors import DiffmeterError, ModelLoadError, ModelNotFoundError, TemporaryHubError
 
 from . import blueprint as blueprints
 from . import catalog, hub
@@ -71,7 +71,7 @@ def source_of(model: str | os.PathLike[str]) -> Source:
     """What the name of a model means; only the catalog and the folder's existence are looked at."""
     name = os.fspath(model)
     path = Path(name).expanduser() if "\0" not in name else None
-    if path is not None and (os.path.isdir(path) or isinstance(model, os.PathLike)):
+    if path is not None and (os.path.isdir(path) or (isinstance(model, os.PathLike) and not os.path.isfile(path))):
         return Source(name, folder=path)
     return Source(name, entry=catalog.find(name))
 
@@ -103,11 +103,27 @@ def find_blueprint(
         if same is not None:
             return find_blueprint(same.model_id)
         model, revision = address.repository, revision or address.revision
-    return hub.read_blueprint(model, revision=revision, variant=variant, token=token)
+    elif address.inside:
+        raise ModelNotFoundError(
+            f"{os.fspath(model)!r} is a part of a repository: count it alone with diffmeter count, or give the whole, "
+            f"{address.repository}."
+        )
+    try:
+        return hub.read_blueprint(model, revision=revision, variant=variant, token=token)
+    except ModelLoadError as error:
+        raise (error if address.path is not None else type(error)(did_you_mean(str(error), str(model)))) from error
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(did_you_mean(str(error), str(model))) from error
+
+
+def did_you_mean(sentence: str, name: str) -> str:
+    """A sentence about a model that was not found, with the nearest names of the catalog."""
+    near = catalog.nearest(name)
+    return f"{sentence.rstrip('.')}; did you mean {' or '.join(near)}?" if near else sentence
 
 
 def entry_blueprint(entry: catalog.CatalogEntry) -> blueprints.Blueprint:
-    """What a catalogue entry says of its pipeline, in the form that ``blueprint.build`` takes."""
+    """What a catalog entry says of its pipeline, in the form that ``blueprint.build`` takes."""
     return blueprints.Blueprint(
         model_id=entry.model_id,
         pipeline_class=entry.pipeline_class,
@@ -175,7 +191,7 @@ def find_weights(
 
 
 def _with_hint(error: ModelLoadError, entry: catalog.CatalogEntry | None) -> ModelLoadError:
-    """Say what still works without the weights, for a model that the catalogue knows."""
+    """Say what still works without the weights, for a model that the catalog knows."""
     if entry is None:
         return ModelLoadError(str(error))
     return ModelLoadError(f"{str(error).rstrip('.')}; `diffmeter profile {entry.model_id}` needs no weights.")
@@ -197,5 +213,4 @@ def _of_file(
             first = first or error
             continue
         return replace(found, model_id=model, origin=single_file.origin(file, contents, os.fspath(family)))
-    assert first is not None
-    raise ModelLoadError(one_line(first)) from first
+    raise first if first is not None else ModelLoadError(f"{model} fits no model that is known.")

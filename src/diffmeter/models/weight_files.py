@@ -7,8 +7,6 @@ hub by a range request. A GGUF file has the same at its beginning (read with the
 from __future__ import annotations
 
 import json
-import os
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,60 +97,80 @@ def read_header(address: Address, token: str | bool | None = None) -> WeightFile
     return _read_remote(address, token)
 
 
-def _read_safetensors(path: Path) -> WeightFile:
-    name = shown(str(path))
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
-            if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-                raise ModelLoadError(f"{name} is no safetensors file, or is cut off: its header does not fit into it.")
-            header = json.loads(file.read(length))
-            if not isinstance(header, dict):
-                raise ModelLoadError(f"the header of {name} is malformed: it must hold an object.")
-            metadata = header.pop("__metadata__", {})
-            entries = {key: _entry(key, value, name) for key, value in header.items()}
-            end = max((stop for _, _, (_, stop) in entries.values()), default=0)
-            if 8 + length + end > size:
-                raise ModelLoadError(
-                    f"{name} is cut off: its tensors end at byte {8 + length + end}, and it has {size} bytes."
-                )
-
-            def content(key: str) -> bytes:
-                begin, stop = entries[key][2]
-                file.seek(8 + length + begin)
-                return file.read(stop - begin)
-
-            return _weight_file(str(path), entries, metadata, content)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ModelLoadError(f"the header of {name} is not valid JSON.") from error
-    except OSError as error:
-        raise ModelLoadError(f"{name} cannot be read: {error.strerror or error}.") from error
+class HeaderProblem(Exception):
+    """What is wrong with a file, in words that follow its name: "is truncated"."""
 
 
 _Entry = tuple[str, tuple[int, ...], tuple[int, int]]
 _Content = Callable[[str], bytes] | None  # reads one tensor; None where that would be a request of its own
 
 
-def _entry(key: str, value: object, name: str) -> _Entry:
-    """Dtype, shape and (first byte, end) of one tensor of a safetensors header."""
+def safetensors_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str], int]:
+    """The entries of a safetensors file, its metadata, and the byte at which its data begins.
+
+    An entry is (dtype, shape, (first byte, end)), counted from where the data begins. The format is 8 bytes with the
+    header's length, the header as JSON, and the tensors' bytes (https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        HeaderProblem: the file cannot be read, is no safetensors file, or is not as long as its header says.
+    """
     try:
-        assert isinstance(value, dict)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+                raise HeaderProblem("is truncated or no safetensors file")
+            header = json.loads(file.read(length))
+    except (ValueError, RecursionError) as error:
+        raise HeaderProblem("is corrupt: its header cannot be read") from error
+    except OSError as error:
+        raise HeaderProblem(f"cannot be read: {error.strerror}") from error
+    if not isinstance(header, dict):
+        raise HeaderProblem("is corrupt: its header is no object")
+    metadata = header.pop("__metadata__", {})
+    entries = {key: _entry(key, value) for key, value in header.items()}
+    end = 8 + length + max((stop for _, _, (_, stop) in entries.values()), default=0)
+    if size != end:
+        raise HeaderProblem(f"is {'truncated' if size < end else 'corrupt'}: {size} bytes instead of {end}")
+    texts = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+    return entries, texts, 8 + length
+
+
+def _entry(key: str, value: object) -> _Entry:
+    try:
+        if not isinstance(value, dict):
+            raise TypeError
         begin, end = value["data_offsets"]
         shape = tuple(value["shape"])
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end))
-        if not (whole and begin <= end and isinstance(value["dtype"], str)):
+        if not whole or begin > end or not isinstance(value["dtype"], str):
             raise ValueError
         bits = _BITS.get(value["dtype"])
         if bits is not None and prod(shape) * bits != (end - begin) * 8:
             raise ValueError
         return value["dtype"], shape, (begin, end)
-    except (AssertionError, KeyError, TypeError, ValueError):
-        raise ModelLoadError(f"the header of {name} is malformed: tensor {shown(key)} is {shown(value)}.") from None
+    except (KeyError, TypeError, ValueError):
+        raise HeaderProblem(f"is corrupt: its header says {shown(value)} of the tensor {shown(key)}") from None
 
 
-def _weight_file(name: str, entries: Mapping[str, _Entry], metadata: object, content: _Content) -> WeightFile:
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        entries, metadata, start = safetensors_header(path)
+    except HeaderProblem as problem:
+        raise ModelLoadError(f"{shown(str(path))} {problem}.") from problem
+
+    def content(key: str) -> bytes:
+        begin, stop = entries[key][2]
+        with path.open("rb") as file:
+            file.seek(start + begin)
+            return file.read(stop - begin)
+
+    return _weight_file(str(path), entries, metadata, content)
+
+
+def _weight_file(
+    name: str, entries: Mapping[str, _Entry], metadata: Mapping[str, str], content: _Content
+) -> WeightFile:
     packed = _packed_shapes(entries, content)
     tensors = {
         key: StoredTensor(
@@ -161,9 +179,8 @@ def _weight_file(name: str, entries: Mapping[str, _Entry], metadata: object, con
         for key, (dtype, shape, (begin, end)) in entries.items()
         if not _is_storage(key)
     }
-    texts = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
     total = sum(end - begin for _, _, (begin, end) in entries.values())
-    return WeightFile(name=name, tensors=tensors, stored_bytes=total, metadata=texts)
+    return WeightFile(name=name, tensors=tensors, stored_bytes=total, metadata=metadata)
 
 
 def _is_storage(key: str) -> bool:
@@ -237,4 +254,4 @@ def _read_remote(address: Address, token: str | bool | None) -> WeightFile:
         key: (str(info.dtype), tuple(info.shape), (info.data_offsets[0], info.data_offsets[1]))
         for key, info in found.tensors.items()
     }
-    return _weight_file(name, entries, found.metadata, None)
+    return _weight_file(name, entries, dict(found.metadata), None)

@@ -10,8 +10,7 @@ from typing import Any
 
 from diffmeter.errors import ModelLoadError
 
-# The format allows headers of up to 100 MB; see https://github.com/huggingface/safetensors#format
-_MAX_HEADER_BYTES = 100_000_000
+from .weight_files import HeaderProblem, safetensors_header
 
 
 def check_folder(folder: Path, model_id: str, components: Iterable[str], variant: str | None = None) -> None:
@@ -29,31 +28,11 @@ def check_folder(folder: Path, model_id: str, components: Iterable[str], variant
 
 
 def file_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file, to follow its name in a sentence; None if nothing is.
-
-    The format is 8 bytes with the header's length, the header as JSON, and the tensors' bytes.
-    """
+    """What is wrong with a safetensors file, to follow its name in a sentence; None if nothing is."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
-                return "is truncated or no safetensors file"
-            header = json.loads(file.read(length))
-    except (ValueError, RecursionError):
-        return "is corrupt: its header cannot be read"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if not isinstance(header, dict):
-        return "is corrupt: its header is no object"
-    try:
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    except (KeyError, IndexError, TypeError):
-        return "is corrupt: its header does not say where the tensors are"
-    if size != 8 + length + end:
-        return (
-            f"is {'truncated' if size < 8 + length + end else 'corrupt'}: {size} bytes instead of {8 + length + end}"
-        )
+        safetensors_header(path)
+    except HeaderProblem as problem:
+        return str(problem)
     return None
 
 
@@ -110,12 +89,10 @@ def check_complete(pipeline: Any, model_id: str, folder: Path, variant: str | No
 
 def _stored_elements(path: Path) -> int | None:
     """How many elements a safetensors file holds, or None if some of them are not floating-point numbers."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    tensors: list[dict[str, Any]] = [entry for name, entry in header.items() if name != "__metadata__"]
-    if any(entry["dtype"] in ("U8", "I8") for entry in tensors):
+    entries, _, _ = safetensors_header(path)
+    if any(dtype in ("U8", "I8") for dtype, _, _ in entries.values()):
         return None
-    return sum(int(math.prod(entry["shape"])) for entry in tensors)
+    return sum(math.prod(shape) for _, shape, _ in entries.values())
 
 
 def reason(error: BaseException) -> str:

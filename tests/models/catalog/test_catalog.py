@@ -1,4 +1,4 @@
-"""The catalogue: every file is sound, and says as many parameters as its configurations have."""
+"""The catalog: every file is sound, and says as many parameters as its configurations have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENTRIES = {entry.model_id: entry for entry in catalog.entries()}
 FULL_SIZE = [entry for entry in catalog.entries() if not entry.embedded]
 
 # Exact numbers of parameters, from outside this project: the hub's safetensors metadata as listed in Unsloth's model
-# catalogue, BK-SDM issue 53, MLPerf Mobile pull request 917, and a printed inventory of SD 2.1's components.
+# catalog, BK-SDM issue 53, MLPerf Mobile pull request 917, and a printed inventory of SD 2.1's components.
 PUBLISHED = {
     ("CompVis/stable-diffusion-v1-4", "unet"): 859_520_964,
     ("CompVis/stable-diffusion-v1-4", "text_encoder"): 123_060_480,
@@ -122,7 +122,7 @@ def test_search_by_family_and_text() -> None:
     assert {entry.family for entry in catalog.search("AutoencoderDC")} == {"sana"}
     assert catalog.search("nothing has this word") == ()
     assert catalog.search() == catalog.entries()
-    with pytest.raises(InputError, match="family 'fluxx' is not in the catalogue"):
+    with pytest.raises(InputError, match="family 'fluxx' is not in the catalog"):
         catalog.search(family="fluxx")
 
 

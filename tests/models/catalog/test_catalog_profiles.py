@@ -1,4 +1,4 @@
-"""A generation of every model of the catalogue, with its own defaults, is counted whole and without a weight."""
+"""A generation of every model of the catalog, with its own defaults, is counted whole and without a weight."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """Facts of known models: what decides their compute, read from one JSON file each in ``models/``.
 
-Adding a model is adding a file. Reading the catalogue loads neither torch nor diffusers.
+Adding a model is adding a file. Reading the catalog loads neither torch nor diffusers.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffmeter.errors import InputError, whole_number
+from diffmeter.models.weight_files import safetensors_header
 
 _FOLDER = Path(__file__).parent / "models"
 _EMBEDDED_FOLDER = Path(__file__).parents[2] / "embedded"
@@ -164,6 +166,20 @@ def find(model_id: str) -> CatalogEntry | None:
     return found
 
 
+def nearest(name: str, count: int = 3) -> list[str]:
+    """Ids of the entries whose id or alias is most like ``name``, the likest first; empty where none is."""
+    known: dict[str, str] = {}
+    for entry in entries():
+        for text in (entry.model_id, entry.model_id.rpartition("/")[2], entry.name, *entry.aliases):
+            known.setdefault(text.lower(), entry.model_id)
+    wanted = name.strip().lower()
+    lone = wanted.rpartition("/")[2]
+    begun = sorted((text for text in known if len(lone) >= 3 and text.startswith(lone)), key=len)
+    alike = difflib.get_close_matches(wanted, known, n=count, cutoff=0.75)
+    alike += difflib.get_close_matches(lone, known, n=count, cutoff=0.75) if lone != wanted else []
+    return list(dict.fromkeys(known[text] for text in (*begun, *alike)))[:count]
+
+
 def search(text: str | None = None, family: str | None = None) -> tuple[CatalogEntry, ...]:
     """The entries of ``family`` (all if None) whose id, name, aliases, family or classes hold each word of ``text``.
 
@@ -173,7 +189,7 @@ def search(text: str | None = None, family: str | None = None) -> tuple[CatalogE
     if family is not None:
         chosen = tuple(entry for entry in chosen if entry.family.lower() == family.strip().lower())
         if not chosen:
-            raise InputError(f"family {family!r} is not in the catalogue; there are {', '.join(families())}.")
+            raise InputError(f"family {family!r} is not in the catalog; there are {', '.join(families())}.")
     words = (text or "").lower().split()
     return tuple(entry for entry in chosen if all(word in _searchable(entry) for word in words))
 
@@ -242,23 +258,21 @@ def _complete_embedded(data: dict[str, Any], root: Path, where: str) -> tuple[di
 
 
 def _count_parameters(path: Path) -> int:
-    """The number of elements in a safetensors file, from its header: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    """The number of elements in a safetensors file, from its header."""
+    return sum(math.prod(shape) for _, shape, _ in safetensors_header(path)[0].values())
 
 
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"catalogue file {path.name!r} cannot be read: {error}.") from error
+        raise InputError(f"catalog file {path.name!r} cannot be read: {error}.") from error
 
 
 def parse_entry(data: Any, where: str, folder: Path | None = None) -> CatalogEntry:
-    """Check and convert one catalogue file. Raises ``InputError`` naming the file and the key that is wrong."""
+    """Check and convert one catalog file. Raises ``InputError`` naming the file and the key that is wrong."""
     if not isinstance(data, Mapping):
-        raise InputError(f"catalogue file {where!r} must hold an object.")
+        raise InputError(f"catalog file {where!r} must hold an object.")
     components = {
         name: _component(value, f"{where}: components.{name}")
         for name, value in _required(data, "components", dict, where).items()
@@ -281,10 +295,10 @@ def parse_entry(data: Any, where: str, folder: Path | None = None) -> CatalogEnt
 
 def _component(data: Any, where: str) -> Component:
     if not isinstance(data, Mapping):
-        raise InputError(f"catalogue file {where} must be an object.")
+        raise InputError(f"catalog file {where} must be an object.")
     params = data.get("params")
     if params is not None:
-        params = whole_number(params, f"catalogue file {where}.params", 0)
+        params = whole_number(params, f"catalog file {where}.params", 0)
     return Component(
         library=_required(data, "library", str, where),
         class_name=_required(data, "class", str, where),
@@ -312,7 +326,7 @@ def _defaults(data: Mapping[str, Any], where: str) -> Defaults:
     }
     unknown = sorted(set(data) - known - {"inputs"})
     if unknown:
-        raise InputError(f"catalogue file {where} has the unknown key {unknown[0]!r}.")
+        raise InputError(f"catalog file {where} has the unknown key {unknown[0]!r}.")
     inputs = {name: _input(value, f"{where}.inputs.{name}") for name, value in data.get("inputs", {}).items()}
     return Defaults(**{key: data[key] for key in known & set(data)}, inputs=inputs)
 
@@ -320,21 +334,21 @@ def _defaults(data: Mapping[str, Any], where: str) -> Defaults:
 def _input(data: Any, where: str) -> Input:
     kind = _required(data, "kind", str, where) if isinstance(data, Mapping) else None
     if kind not in ("value", "tensor", "image"):
-        raise InputError(f"catalogue file {where}.kind is {kind!r}: use value, tensor or image.")
+        raise InputError(f"catalog file {where}.kind is {kind!r}: use value, tensor or image.")
     shape = data.get("shape")
     if (kind == "tensor") != (shape is not None):
-        raise InputError(f"catalogue file {where}: a tensor, and only a tensor, has a shape.")
+        raise InputError(f"catalog file {where}: a tensor, and only a tensor, has a shape.")
     return Input(kind=kind, value=data.get("value"), shape=tuple(shape) if shape is not None else None)
 
 
 def _required(data: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = data.get(key)
     if not isinstance(value, kind):
-        raise InputError(f"catalogue file {where}: {key!r} must be of type {kind.__name__}, not {value!r}.")
+        raise InputError(f"catalog file {where}: {key!r} must be of type {kind.__name__}, not {value!r}.")
     return value
 
 
 def _texts(value: Any, where: str, key: str) -> Iterable[str]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
-        raise InputError(f"catalogue file {where}: {key!r} must be a list of strings.")
+        raise InputError(f"catalog file {where}: {key!r} must be a list of strings.")
     return value
