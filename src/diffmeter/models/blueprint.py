@@ -184,7 +184,8 @@ def note_origin(pipeline: Any, origin: Mapping[str, Any]) -> None:
 
 def origin_of(pipeline: Any) -> dict[str, Any] | None:
     """What :func:`note_origin` noted, or None."""
-    return vars(pipeline).get("_diffmeter_origin")
+    noted: dict[str, Any] | None = vars(pipeline).get("_diffmeter_origin")
+    return noted
 
 
 def _build_component(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ def plan_load(name: str, options: LoadOptions) -> LoadPlan:
         ModelNotFoundError, ModelLoadError: there is no such model, or it cannot be loaded.
     """
     weights, offload = options.weights, options.offload
-    hub_options = {"revision": options.revision, "variant": options.variant, "token": options.token}
+    find = partial(find_blueprint, revision=options.revision, variant=options.variant, token=options.token)
     kind = "pretrained" if weights == "auto" else weights
     target = _device(options.device, kind)
     if offload is None:
@@ -173,13 +174,13 @@ def plan_load(name: str, options: LoadOptions) -> LoadPlan:
     source = source_of(name)
     folder, file = None, _weight_file(source)
     if file is not None:
-        blueprint = find_blueprint(name, config=options.config, **hub_options)
+        blueprint = find(name, config=options.config)
     elif kind == "pretrained":
-        folder = find_weights(name, **hub_options)
+        folder = find_weights(name, revision=options.revision, variant=options.variant, token=options.token)
         # Refuses malformed indexes and code that comes with the model before anything is built from them.
         blueprint = hub.read_blueprint(folder)
     else:
-        blueprint = find_blueprint(name, **hub_options)
+        blueprint = find(name)
     return LoadPlan(
         name=source.model_id,
         weights=kind,

@@ -97,7 +97,7 @@ def read_header(address: Address, token: str | bool | None = None) -> WeightFile
     return _read_remote(address, token)
 
 
-class HeaderProblem(Exception):
+class HeaderError(Exception):
     """What is wrong with a file, in words that follow its name: "is truncated"."""
 
 
@@ -112,26 +112,26 @@ def safetensors_header(path: Path) -> tuple[dict[str, _Entry], dict[str, str], i
     header's length, the header as JSON, and the tensors' bytes (https://github.com/huggingface/safetensors#format).
 
     Raises:
-        HeaderProblem: the file cannot be read, is no safetensors file, or is not as long as its header says.
+        HeaderError: the file cannot be read, is no safetensors file, or is not as long as its header says.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
-                raise HeaderProblem("is truncated or no safetensors file")
+                raise HeaderError("is truncated or no safetensors file")
             header = json.loads(file.read(length))
     except (ValueError, RecursionError) as error:
-        raise HeaderProblem("is corrupt: its header cannot be read") from error
+        raise HeaderError("is corrupt: its header cannot be read") from error
     except OSError as error:
-        raise HeaderProblem(f"cannot be read: {error.strerror}") from error
+        raise HeaderError(f"cannot be read: {error.strerror}") from error
     if not isinstance(header, dict):
-        raise HeaderProblem("is corrupt: its header is no object")
+        raise HeaderError("is corrupt: its header is no object")
     metadata = header.pop("__metadata__", {})
     entries = {key: _entry(key, value) for key, value in header.items()}
     end = 8 + length + max((stop for _, _, (_, stop) in entries.values()), default=0)
     if size != end:
-        raise HeaderProblem(f"is {'truncated' if size < end else 'corrupt'}: {size} bytes instead of {end}")
+        raise HeaderError(f"is {'truncated' if size < end else 'corrupt'}: {size} bytes instead of {end}")
     texts = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
     return entries, texts, 8 + length
 
@@ -150,13 +150,13 @@ def _entry(key: str, value: object) -> _Entry:
             raise ValueError
         return value["dtype"], shape, (begin, end)
     except (KeyError, TypeError, ValueError):
-        raise HeaderProblem(f"is corrupt: its header says {shown(value)} of the tensor {shown(key)}") from None
+        raise HeaderError(f"is corrupt: its header says {shown(value)} of the tensor {shown(key)}") from None
 
 
 def _read_safetensors(path: Path) -> WeightFile:
     try:
         entries, metadata, start = safetensors_header(path)
-    except HeaderProblem as problem:
+    except HeaderError as problem:
         raise ModelLoadError(f"{shown(str(path))} {problem}.") from problem
 
     def content(key: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffmeter.errors import ModelLoadError
 
-from .weight_files import HeaderProblem, safetensors_header
+from .weight_files import HeaderError, safetensors_header
 
 
 def check_folder(folder: Path, model_id: str, components: Iterable[str], variant: str | None = None) -> None:
@@ -31,7 +31,7 @@ def file_problem(path: Path) -> str | None:
     """What is wrong with a safetensors file, to follow its name in a sentence; None if nothing is."""
     try:
         safetensors_header(path)
-    except HeaderProblem as problem:
+    except HeaderError as problem:
         return str(problem)
     return None
 
