@@ -14,9 +14,10 @@ import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -386,6 +387,19 @@ class _HostValues(TorchFunctionMode):
             return func(*_same_float(args), **(kwargs or {}))
 
 
+class ReplayWatcher(Protocol):
+    """Sees the operators of each replay, besides the counters."""
+
+    def around(self, args: Any, kwargs: Any) -> contextlib.AbstractContextManager[Any]:
+        """What stands innermost around one forward, which gets these arguments."""
+
+    def counted(self, count: Count) -> None:
+        """The forward is over, and this is what was counted."""
+
+
+#: who watches the replays made in this context
+replay_watcher: ContextVar[ReplayWatcher | None] = ContextVar("replay_watcher", default=None)
+
 #: reason of a count that was made on an assumption which matters
 UNKNOWN_VALUE = "the work depends on a value that only a real run knows"
 
@@ -521,9 +535,11 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
 
     args, kwargs = arguments.thaw(make)
     given = Given(args, kwargs)
+    watcher = replay_watcher.get()
+    around = contextlib.nullcontext() if watcher is None else watcher.around(args, kwargs)
     with _attached(modules, root), _Replaying(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with no_garbage_collection(), values, _HostValues(values), functions:
+        with no_garbage_collection(), values, _HostValues(values), functions, around:
             try:
                 output = call(*args, **kwargs)
             except CountError:
@@ -531,6 +547,8 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
             except Exception as error:
                 raise CountError(f"{type(error).__name__} on the meta device: {_first_line(error)}") from error
     count = Count.of(modules.macs + functions.macs, tally)
+    if watcher is not None:
+        watcher.counted(count)
     return Replay(count, output, frozenset(values.reads), values.assumed, written=given.written())
 
 
