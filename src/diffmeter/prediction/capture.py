@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import weakref
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from diffmeter.metering.counters.op_level import DispatchMode, is_composite, op_class, op_macs, op_name
 from diffmeter.metering.counters.op_level import CONVOLUTION as CONVOLUTION_CLASS
+from diffmeter.metering.counters.op_level import DispatchMode, is_composite, op_class, op_macs, op_name
 from diffmeter.metering.counters.tally import Count
 from diffmeter.metering.twins.replay import replay_watcher
 from diffmeter.metering.watching.signature import iter_tensors
@@ -29,6 +29,7 @@ from .operators import (
     POINTWISE,
     STRIDED,
     CallOperators,
+    Convolution,
     Lifetime,
     Operator,
 )
@@ -38,7 +39,8 @@ aten = torch.ops.aten
 _NORMS = frozenset(
     [
         "native_layer_norm", "native_group_norm", "native_batch_norm", "_softmax", "_log_softmax", "_safe_softmax",
-        "mean", "sum", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin", "prod", "cumsum",
+        "mean", "sum", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "argmax", "argmin",
+        "prod", "cumsum",
         "linalg_vector_norm", "norm", "_fused_rms_norm", "logsumexp", "any", "all", "topk", "sort",
         "_native_batch_norm_legit_no_training", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices",
         "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
@@ -47,7 +49,9 @@ _NORMS = frozenset(
 #: operators that read only the rows that they are asked for
 _GATHERS = frozenset({"index", "index_select", "embedding", "gather", "_unsafe_index", "index_put_", "scatter"})
 #: operators that make a tensor and write nothing into it
-_NO_KERNEL = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_local_scalar_dense"})
+_NO_KERNEL = frozenset(
+    {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_local_scalar_dense"}
+)
 
 
 class OperatorWatch(DispatchMode):
@@ -60,6 +64,7 @@ class OperatorWatch(DispatchMode):
         self._versions: list[int] = []  # serial number -> times written
         self._born: dict[int, tuple[int, int]] = {}  # serial number -> bytes, first operator
         self._dead: list[Lifetime] = []
+        self._convolutions: dict[int, Convolution] = {}
         self._held: list[torch.UntypedStorage] = []
         self._inside = False
         self._functions = _Functions(self)
@@ -78,12 +83,14 @@ class OperatorWatch(DispatchMode):
         end = max(len(self._steps) - 1, 0)
         alive = [Lifetime(size, first, end) for size, first in self._born.values()]
         eager = tuple(step.operator for step in self._steps)
-        return CallOperators(eager, tuple(fuse(self._steps)), tuple([*self._dead, *alive]), input_bytes)
+        return CallOperators(eager, tuple(fuse(self._steps)), (*self._dead, *alive), input_bytes, self._convolutions)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._inside:
             return func(*args, **kwargs)
+        if func is aten._unsafe_view.default:  # a view whose schema does not say so
+            func = aten.view.default
         if is_composite(func):
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -104,12 +111,15 @@ class OperatorWatch(DispatchMode):
             self._place(outputs, len(self._steps))  # a view, or memory without a kernel
             return
         macs = _macs(func, args, kwargs, out)
+        shape: tuple[int, ...]
         if macs is None:
             kind = NORM if packet in _NORMS else POINTWISE if _is_dense([*inputs, *outputs]) else STRIDED
             self._append(op_name(func), kind, inputs, outputs, written, gathers=packet in _GATHERS)
             return
         if op_class(op_name(func)) == CONVOLUTION_CLASS:
-            kind, shape = CONVOLUTION, _convolution_shape(args, kwargs, outputs[0], macs)
+            convolution = _convolution(args, inputs, outputs[0])
+            self._convolutions[len(self._steps)] = convolution
+            kind, shape = CONVOLUTION, _convolution_shape(convolution, macs)
         elif "attention" in packet:
             kind, shape = ATTENTION, _attention_shape(*inputs[:3])
         else:
@@ -162,7 +172,7 @@ class OperatorWatch(DispatchMode):
             name=name,
             kind=kind,
             dtype=str(floats[0] if floats else outputs[0].dtype).removeprefix("torch."),
-            shape=shape or (max(t.numel() for t in (*inputs[:1], *outputs)),),
+            shape=shape or (max(t.numel() for t in (outputs if gathers else (*inputs[:1], *outputs))),),
             flops=flops,
             bytes_in=sum(size for size, _ in read.values()),
             bytes_out=made_bytes,
@@ -216,7 +226,7 @@ class Captures:
         self._watch: OperatorWatch | None = None
         self._input_bytes = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Captures:
         self._token = replay_watcher.set(self)
         return self
 
@@ -317,12 +327,20 @@ def _matmul_shape(inputs: list[torch.Tensor], out: torch.Tensor, macs: int) -> t
     return max(out.numel() // max(m * n, 1), 1), m, n, k
 
 
-def _convolution_shape(args: Any, kwargs: Any, out: torch.Tensor, macs: int) -> tuple[int, int, int, int]:
+def _convolution(args: Any, inputs: list[torch.Tensor], out: torch.Tensor) -> Convolution:
+    x, weight = inputs[:2]
+    numbers = [a for a in args if isinstance(a, (list, tuple)) and a and all(type(i) is int for i in a)]
+    stride, dilation = (numbers[0], numbers[2]) if len(numbers) > 2 else ((1,), (1,))
+    groups = next((a for a in reversed(args) if type(a) is int), 1)
+    plain = all(i == 1 for i in (*stride, *dilation))
+    return Convolution(tuple(x.shape), tuple(weight.shape), tuple(out.shape), groups, plain, x.itemsize)
+
+
+def _convolution_shape(convolution: Convolution, macs: int) -> tuple[int, int, int, int]:
     """(groups, m, n, k): one row for each output position, one column for each output channel of a group."""
-    groups = next((a for a in reversed(args) if type(a) is int), kwargs.get("groups", 1))
-    channels = out.shape[1]
+    channels, groups = convolution.output[1], convolution.groups
     groups = groups if channels % groups == 0 else 1
-    m, n = out.numel() // channels, channels // groups
+    m, n = prod(convolution.output) // channels, channels // groups
     return groups, m, n, max(macs // max(groups * m * n, 1), 1)
 
 

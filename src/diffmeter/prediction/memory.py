@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
+from typing import Protocol
 
-from .operators import CONVOLUTION, CallOperators, Operator
+from .operators import ATTENTION, CallOperators, Convolution, Operator
 
 RESIDENT = "none"
 MODEL = "model"
@@ -26,32 +28,102 @@ OFFLOADS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Allocator:
-    """How a device hands out memory.
+class Allocator(Protocol):
+    """How a device hands out memory, and what its kernels take besides their results.
 
     Attributes:
-        rounding: blocks are multiples of this many bytes.
-        convolution_workspace: bytes that a convolution takes besides its result, per byte of what it reads and writes
-            that is no weight.
         fixed: bytes that libraries take once.
         context: bytes of the device that no allocation can have.
     """
 
-    rounding: int
-    convolution_workspace: float
     fixed: int
     context: int
 
     def block(self, size: int) -> int:
         """Bytes that an allocation of ``size`` takes."""
-        return -(-size // self.rounding) * self.rounding
+
+    def convolution(self, sizes: Convolution) -> int:
+        """Bytes that a convolution takes while it runs."""
+
+    def attention(self, operator: Operator) -> int:
+        """Bytes that attention takes while it runs."""
 
 
-#: PyTorch's caching allocator (blocks of 512 bytes), cuBLAS's workspace as PyTorch sets it for Hopper and later
-#: (32 MiB), and cuDNN, which copies a convolution's operands into the layout that tensor cores read
-CUDA = Allocator(rounding=512, convolution_workspace=1.0, fixed=32 << 20, context=600 << 20)
-CPU = Allocator(rounding=1, convolution_workspace=0.0, fixed=0, context=0)
+class Cuda:
+    """PyTorch's caching allocator: blocks are multiples of 512 bytes (c10/cuda/CUDACachingAllocator.h).
+
+    cuBLAS has the workspace of 32 MiB that PyTorch gives it on Hopper and later; cuDNN copies what a convolution reads
+    and writes into the order that tensor cores take; attention keeps one float32 a query and head.
+    """
+
+    fixed = 32 << 20
+    context = 600 << 20
+
+    def block(self, size: int) -> int:
+        """Bytes that an allocation of ``size`` takes."""
+        return -(-size // 512) * 512
+
+    def convolution(self, sizes: Convolution) -> int:
+        """Operands in another order of dimensions."""
+        return self.block((prod(sizes.input) + prod(sizes.output)) * sizes.itemsize)
+
+    def attention(self, operator: Operator) -> int:
+        """The logarithms of the softmax's sums."""
+        return self.block(4 * prod(operator.shape[:3]))
+
+
+class Cpu:
+    """PyTorch on a CPU: blocks as asked for, convolutions by oneDNN or by unfolding the input.
+
+    The rules are those of ATen/native/Convolution.cpp (``use_mkldnn``), NaiveConvolutionTranspose2d and
+    cpu/FlashAttentionKernel.cpp, for float32 and for one thread; oneDNN's order of dimensions pads channels to 8.
+    """
+
+    fixed = 0
+    context = 0
+
+    def block(self, size: int) -> int:
+        """Bytes that an allocation of ``size`` takes."""
+        return size
+
+    def convolution(self, sizes: Convolution) -> int:
+        """The unfolded input, or operands in oneDNN's order of dimensions: input and weights, then the result."""
+        if not self._by_onednn(sizes):
+            kernel = sizes.weight[2:]
+            if all(size == 1 for size in kernel) and sizes.plain:
+                return 0
+            return prod(sizes.weight[1:]) * prod(sizes.output[2:]) * sizes.itemsize
+        weight = _padded(sizes.weight[0]) * prod(sizes.weight[1:]) if sizes.groups == 1 else prod(sizes.weight)
+        before = _in_blocks(sizes.input) + weight
+        return max(before, _in_blocks(sizes.output)) * sizes.itemsize
+
+    def attention(self, operator: Operator) -> int:
+        """Sums of the softmax, and one thread's part of the scores."""
+        batch, heads, queries, keys, size, _ = operator.shape
+        rows = 256 if queries >= 768 else 64 if queries >= 192 else 32
+        rows, columns = min(rows, queries), min(512, keys)
+        return 4 * (batch * heads * queries + rows * (columns + 2 + size))
+
+    @staticmethod
+    def _by_onednn(sizes: Convolution) -> bool:
+        if sizes.itemsize != 4:
+            return False
+        kernel = sizes.weight[2:]
+        wide = not sizes.plain or sizes.input[0] >= 16 or any(size != 1 for size in kernel[-2:])
+        large = sizes.groups > 1 or all(size > 3 for size in kernel[-2:]) or sizes.input[0] > 1
+        return wide and (large or prod(sizes.input[:4]) > 20480)
+
+
+def _in_blocks(shape: tuple[int, ...]) -> int:
+    return shape[0] * _padded(shape[1]) * prod(shape[2:])
+
+
+def _padded(channels: int) -> int:
+    return -(-channels // 8) * 8
+
+
+CUDA = Cuda()
+CPU = Cpu()
 
 
 @dataclass(frozen=True)
@@ -61,7 +133,8 @@ class Footprint:
     Attributes:
         weights: bytes of its parameters and buffers.
         largest_layer, largest_block: bytes of the weights of its largest layer, and of its largest repeated block.
-        activations: bytes that its calls need besides, at the worst moment; what they are given included.
+        activations: bytes that its calls allocate, at the worst moment.
+        inputs: bytes of what a call is given, which the pipeline holds until it returns.
         calls: how often it is called.
     """
 
@@ -69,6 +142,7 @@ class Footprint:
     largest_layer: int
     largest_block: int
     activations: int
+    inputs: int
     calls: int
 
 
@@ -82,29 +156,30 @@ def activations(call: CallOperators, allocator: Allocator) -> int:
         change[life.first] += size
         change[life.last + 1] -= size
     alive = list(accumulate(change[:-1]))
-    return max(a + workspace(operator, allocator) for a, operator in zip(alive, call.eager, strict=True))
+    return max(size + workspace(call, index, allocator) for index, size in enumerate(alive))
 
 
-def workspace(operator: Operator, allocator: Allocator) -> int:
-    """Bytes that a kernel takes while it runs, besides its result."""
-    if operator.kind != CONVOLUTION:
-        return 0
-    moved = operator.bytes - operator.weight_bytes
-    return allocator.block(round(moved * allocator.convolution_workspace))
+def workspace(call: CallOperators, index: int, allocator: Allocator) -> int:
+    """Bytes that the kernel of one operator takes while it runs, besides its result."""
+    if index in call.convolutions:
+        return allocator.convolution(call.convolutions[index])
+    operator = call.eager[index]
+    return allocator.attention(operator) if operator.kind == ATTENTION else 0
 
 
 def peak(components: Iterable[Footprint], offload: str, allocator: Allocator) -> int:
     """Peak of allocated bytes of a run."""
     footprints = list(components)
     called = [f for f in footprints if f.calls]
+    always = allocator.fixed + sum(f.inputs for f in called)
     if offload == RESIDENT:
-        return sum(f.weights for f in footprints) + max((f.activations for f in called), default=0) + allocator.fixed
+        return sum(f.weights for f in footprints) + max((f.activations for f in called), default=0) + always
     held = {
         MODEL: lambda f: f.weights,
         GROUP: lambda f: min(2 * f.largest_block, f.weights),
         SEQUENTIAL: lambda f: f.largest_layer,
     }[offload]
-    return max((held(f) + f.activations for f in called), default=0) + allocator.fixed
+    return max((held(f) + f.activations for f in called), default=0) + always
 
 
 def moved_over_the_bus(footprint: Footprint, offload: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -66,6 +66,18 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """Sizes of a convolution, from which follows what a kernel takes besides its result."""
+
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    output: tuple[int, ...]
+    groups: int
+    plain: bool  # neither strides nor dilation
+    itemsize: int
+
+
+@dataclass(frozen=True)
 class CallOperators:
     """What one call of a component does.
 
@@ -74,26 +86,19 @@ class CallOperators:
         fused: the same work with chains of element-wise operators fused, as a compiler runs it.
         lifetimes: memory that the call allocated; indices count the operators in ``eager`` order.
         input_bytes: bytes of the tensors that the call got.
+        convolutions: sizes of the convolutions among the operators in ``eager`` order, by index.
     """
 
     eager: tuple[Operator, ...]
     fused: tuple[Operator, ...]
     lifetimes: tuple[Lifetime, ...]
     input_bytes: int
+    convolutions: Mapping[int, Convolution] = field(default_factory=dict)
 
     @property
     def flops(self) -> int:
         """Floating-point operations of all products."""
         return sum(operator.flops for operator in self.eager)
-
-
-@dataclass(frozen=True)
-class ComponentCalls:
-    """A component's calls: operators of each signature, and how often it was called."""
-
-    calls: tuple[tuple[CallOperators, int], ...]
-    weight_bytes: int
-    parameter_bytes_by_dtype: Mapping[str, int]
 
 
 def counted(operators: Iterable[Operator]) -> list[tuple[Operator, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf, prod
 
 from .hardware import Gpu
 from .operators import ATTENTION, MATMUL, PRODUCTS, STRIDED, Operator
@@ -22,6 +22,9 @@ LAUNCH = "launch"
 #: tiles of matrix products (rows, columns), with the share of the best rate that each reaches: a smaller tile reuses
 #: its operands less. Shapes as in CUTLASS's default list; shares from the ratio of work to operands read per tile.
 _TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.65))
+
+#: head sizes that FlashAttention's kernels are built for (csrc/flash_attn/src/static_switch.h)
+_HEAD_SIZES = (32, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Time:
         return max(self.by_bound, key=self.by_bound.__getitem__, default=LAUNCH)
 
     def __add__(self, other: Time) -> Time:
-        by_bound = {name: self.by_bound.get(name, 0) + other.by_bound.get(name, 0) for name in (COMPUTE, MEMORY, LAUNCH)}
+        by_bound = {
+            name: self.by_bound.get(name, 0) + other.by_bound.get(name, 0) for name in (COMPUTE, MEMORY, LAUNCH)
+        }
         return Time(
             self.seconds + other.seconds,
             self.device + other.device,
@@ -96,9 +101,9 @@ def kernel_seconds(operator: Operator, gpu: Gpu) -> tuple[float, str]:
     if operator.kind in PRODUCTS:
         peak = gpu.peak_flops(operator.dtype, operator.kind)
         if operator.kind == ATTENTION:
-            batch, heads, queries, keys, _, _ = operator.shape
-            softmax = batch * heads * queries * keys * rates.softmax_flops
-            compute = (operator.flops / rates.attention + softmax) / peak
+            elements = prod(operator.shape[:4])
+            compute = operator.flops * padding(operator.shape[4]) / (peak * rates.attention)
+            compute += elements / (rates.softmax_elements * gpu.figures.get("multiprocessors", inf))
         else:
             share = rates.matmul if operator.kind == MATMUL else rates.convolution
             compute = operator.flops / (peak * share * filling(operator.shape, gpu.figures.get("multiprocessors")))
@@ -106,6 +111,11 @@ def kernel_seconds(operator: Operator, gpu: Gpu) -> tuple[float, str]:
     if operator.kind == STRIDED and "multiprocessors" in gpu.figures:
         traffic = max(traffic, operator.shape[0] / (gpu.figures["multiprocessors"] * rates.strided_elements))
     return max((compute, COMPUTE), (traffic, MEMORY), (rates.kernel_seconds, LAUNCH))
+
+
+def padding(head_size: int) -> float:
+    """How much more an attention kernel computes, since it is built for the next larger of the usual head sizes."""
+    return next((built / head_size for built in _HEAD_SIZES if built >= head_size), 1.0)
 
 
 def filling(shape: tuple[int, ...], multiprocessors: float | None) -> float:

@@ -130,18 +130,23 @@ class ModelDryRuns:
         from diffmeter.models.sources import build_pipeline_without_weights
 
         self.source = source_of(model)
-        self._pipe = build_pipeline_without_weights(
+        self.pipe = build_pipeline_without_weights(
             model, token_count=token_count, dtype=dtype, revision=revision, variant=variant
         )
-        self._call = call_of(self._pipe, self.source.name, self.source.entry)
+        self._call = call_of(self.pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
 
     def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
         """The profile of one generation; None for an argument leaves it to the model."""
+        rehearsal = self.rehearse(image_size=image_size, **call_arguments)
+        return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=self.source.name)
+
+    def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> DryRunRecorder:
+        """The dry run that :meth:`dry_run` makes a profile of."""
         given = with_both_sides(self._call.arguments({n: v for n, v in call_arguments.items() if v is not None}))
-        stand_ins = StandIns.of(self._pipe, self._call, given, image_size)
+        stand_ins = StandIns.of(self.pipe, self._call, given, image_size)
         arguments = stand_ins.with_published(stand_ins.with_prompt(given))
-        return run_dry(self._pipe, arguments, owned=True, model_id=self.source.name, known=self._known)
+        return rehearse(self.pipe, arguments, owned=True, known=self._known)
 
 
 def run_dry(

@@ -54,12 +54,17 @@ class Rates:
 
     Attributes:
         matmul, attention, convolution: share of the peak that a large product of that kind reaches.
-        softmax_flops: FLOPs of the matrix units that pass while attention computes one element of its softmax.
+        softmax_elements: elements of attention's softmax a second and multiprocessor, which other units compute.
         bandwidth: share of the published bandwidth that element-wise kernels reach.
         strided_elements: elements a second and multiprocessor of element-wise kernels that cannot go through memory in
             order: they are held up by addressing, not by memory.
         kernel_seconds: shortest time that a kernel takes on the device.
         host_seconds: time that Python and PyTorch take to dispatch one operator.
+        step_seconds: time between two calls of the denoiser that nothing hides: guidance, scheduler, waiting.
+        run_seconds: time of a run outside its components: tokenizers, the scheduler's timesteps.
+        pixel_seconds: time to turn one decoded pixel into an image's.
+        link: share of the published bandwidth between GPUs that exchanges reach.
+        exchange_seconds: shortest time of an exchange between GPUs.
         spread: half the width, in the logarithm of the time, of the range that holds nine in ten measurements.
         idle_share: share of the power limit that the GPU draws while it waits.
         flop_joules, byte_joules: energy of one FLOP of a 16-bit product, and of one byte moved.
@@ -70,11 +75,16 @@ class Rates:
     matmul: float
     attention: float
     convolution: float
-    softmax_flops: float
+    softmax_elements: float
     bandwidth: float
     strided_elements: float
     kernel_seconds: float
     host_seconds: float
+    step_seconds: float
+    run_seconds: float
+    pixel_seconds: float
+    link: float
+    exchange_seconds: float
     spread: float
     idle_share: float
     flop_joules: float
@@ -252,6 +262,11 @@ def rates_of(generation: str) -> Rates:
     return Rates(**(constants.get(generation) or constants["unmeasured"]))
 
 
+def fitted_generations() -> frozenset[str]:
+    """The generations whose rates were fitted to measurements of their own."""
+    return frozenset(_constants()) - {"unmeasured"}
+
+
 @functools.cache
 def _constants() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = json.loads((resources.files(__name__) / "constants.json").read_text("utf-8"))
@@ -283,8 +298,7 @@ def _parse(data: Any, where: str) -> Gpu:
         if name not in FIGURES:
             raise InputError(f"{where}: {name!r} is no figure of a GPU; known are {', '.join(FIGURES)}.")
         value = entry.get("value") if isinstance(entry, Mapping) else entry
-        _check(name, value, where)
-        figures[name] = float(value)
+        figures[name] = _check(name, value, where)
         sources[name] = str(entry.get("source", "not given")) if isinstance(entry, Mapping) else "not given"
     for name in ("bandwidth_gb_s", "float32_tflops"):
         if name not in figures:
@@ -321,7 +335,7 @@ def _rates(given: Any, generation: str, where: str) -> Rates:
 def _price(entry: Any, where: str) -> Price | None:
     if entry is None:
         return None
-    value = entry.get("value") if isinstance(entry, Mapping) else entry
+    value: Any = entry.get("value") if isinstance(entry, Mapping) else entry
     if not _is_number(value, 0, 1e6):
         raise InputError(f"{where}: the price must be a number of dollars an hour of at least 0, not {value!r}.")
     if not isinstance(entry, Mapping):
@@ -329,10 +343,11 @@ def _price(entry: Any, where: str) -> Price | None:
     return Price(float(value), str(entry.get("source", "not given")), entry.get("date"))
 
 
-def _check(name: str, value: Any, where: str) -> None:
+def _check(name: str, value: Any, where: str) -> float:
     low, high = _BOUNDS.get(name, _RATE_BOUNDS)
     if not _is_number(value, low, high):
         raise InputError(f"{where}: {name} must be a number between {low:g} and {high:g}, not {value!r}.")
+    return float(value)
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
