@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from diffmeter.errors import InputError
+from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.recording.assemble import build_profile, describe_pipeline
-from diffmeter.metering.recording.dry_run import DryRunRecorder, ModelDryRuns, rehearse
-from diffmeter.metering.recording.recorder import parts_of
+from diffmeter.metering.recording.dry_run import ModelDryRuns, Rehearsal, rehearse
 from diffmeter.profile import ComputeProfile
 
 from .capture import Captures
@@ -48,7 +48,7 @@ class Rehearsals:
         return workload_of(rehearsal, self._captures, self._model, self._dtype)
 
 
-def _rehearse(pipe: Any, **arguments: Any) -> DryRunRecorder:
+def _rehearse(pipe: Any, **arguments: Any) -> Rehearsal:
     return rehearse(pipe, arguments)
 
 
@@ -76,13 +76,13 @@ def tiled(pipe: Any) -> Iterator[None]:
         yield
 
 
-def workload_of(rehearsal: DryRunRecorder, captures: Captures, model: str, dtype: str) -> Workload:
+def workload_of(rehearsal: Rehearsal, captures: Captures, model: str, dtype: str) -> Workload:
     """A finished dry run as a workload."""
-    profile = build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=model)
+    profile = build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=model)
     calls = _calls(rehearsal, captures)
     components = {
         name: _component(module, calls.get(name, ()), name in profile.denoisers)
-        for name, module in rehearsal.parts.components.items()
+        for name, module in rehearsal.components.items()
     }
     shape = profile.input_shape or (1,)
     conditions = ("height", "width", "num_inference_steps", "guidance_scale", "scheduler")
@@ -98,10 +98,10 @@ def workload_of(rehearsal: DryRunRecorder, captures: Captures, model: str, dtype
     )
 
 
-def _calls(rehearsal: DryRunRecorder, captures: Captures) -> dict[str, tuple[tuple[CallOperators, int], ...]]:
+def _calls(rehearsal: Rehearsal, captures: Captures) -> dict[str, tuple[tuple[CallOperators, int], ...]]:
     """Operators of each component's calls; equal calls together."""
     found: dict[str, dict[int, tuple[CallOperators, int]]] = {}
-    for record in rehearsal.calls:
+    for record in rehearsal.recording.calls:
         operators = None if record.count is None else captures.of(record.count)
         if operators is not None:
             of_component = found.setdefault(record.component, {})
@@ -112,7 +112,8 @@ def _calls(rehearsal: DryRunRecorder, captures: Captures) -> dict[str, tuple[tup
 
 def _component(module: nn.Module, calls: tuple[tuple[CallOperators, int], ...], denoiser: bool) -> ComponentWork:
     linear = {id(m.weight): m.weight for m in module.modules() if isinstance(m, nn.Linear)}
-    blocks = [_bytes(block) for part in module.modules() if isinstance(part, nn.ModuleList) for block in part]
+    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
+    blocks = [_bytes(block) for part in lists for block in part if isinstance(block, nn.Module)]
     return ComponentWork(
         class_name=type(module).__name__,
         weights=_bytes(module),

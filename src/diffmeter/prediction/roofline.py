@@ -1,9 +1,10 @@
 """Time of operators on a GPU: for each the largest of compute, traffic and launch.
 
-A product's compute time is its FLOPs over the rate that the GPU reaches at that kind, dtype and shape: the published
-dense peak, times the share that large products of the kind reach (:class:`~diffmeter.prediction.hardware.Rates`),
-times how well its tiles fill the multiprocessors. Attention adds the time of its softmax, which runs on other units
-than the products. Traffic is every byte read and written at its own dtype over the bandwidth that kernels reach.
+A product's compute time is its FLOPs over the rate that the GPU reaches at that kind, dtype and shape: what the best
+large matrix product reaches (measured where a source says so, else a share of the published peak), times how well
+its tiles fill the multiprocessors. Kernels of attention and of convolutions have limits of their own for each
+multiprocessor, which no faster matrix unit lifts, and attention adds its softmax, which other units compute. Traffic
+is every byte read and written at its own dtype over the bandwidth that kernels reach.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil, inf, prod
 
 from .hardware import Gpu
-from .operators import ATTENTION, MATMUL, PRODUCTS, STRIDED, Operator
+from .operators import ATTENTION, CONVOLUTION, PRODUCTS, STRIDED, Operator
 
 COMPUTE = "compute"
 MEMORY = "memory"
@@ -23,6 +24,14 @@ LAUNCH = "launch"
 #: its operands less. Shapes as in CUTLASS's default list; shares from the ratio of work to operands read per tile.
 _TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.65))
 
+#: a convolution in the order of dimensions that PyTorch has by default copies its operands into the one that matrix
+#: units read, and its result back: three times the traffic
+_LAYOUTS = 3
+#: a group with fewer output channels than this (a depthwise convolution) cannot use matrix units, ...
+_NARROW = 8
+#: ... and reaches about this share of the rate without them
+_WITHOUT_MATRIX_UNITS = 0.25
+_ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "float8": 1, "int8": 1}
 #: head sizes that FlashAttention's kernels are built for (csrc/flash_attn/src/static_switch.h)
 _HEAD_SIZES = (32, 64, 96, 128, 192, 256)
 
@@ -95,22 +104,42 @@ def time_of(operators: Iterable[tuple[Operator, int]], gpu: Gpu, *, graphs: bool
 
 
 def kernel_seconds(operator: Operator, gpu: Gpu) -> tuple[float, str]:
-    """Seconds of one kernel on the device, and what bounds it."""
+    """Seconds of one kernel on the device, and what bounds it.
+
+    Raises:
+        InputError: the GPU has no rate for a dtype that products have.
+    """
     rates = gpu.rates
-    compute = 0.0
-    if operator.kind in PRODUCTS:
-        peak = gpu.peak_flops(operator.dtype, operator.kind)
-        if operator.kind == ATTENTION:
-            elements = prod(operator.shape[:4])
-            compute = operator.flops * padding(operator.shape[4]) / (peak * rates.attention)
-            compute += elements / (rates.softmax_elements * gpu.figures.get("multiprocessors", inf))
-        else:
-            share = rates.matmul if operator.kind == MATMUL else rates.convolution
-            compute = operator.flops / (peak * share * filling(operator.shape, gpu.figures.get("multiprocessors")))
-    traffic = operator.bytes / (gpu.figure("bandwidth_gb_s") * 1e9 * rates.bandwidth)
-    if operator.kind == STRIDED and "multiprocessors" in gpu.figures:
-        traffic = max(traffic, operator.shape[0] / (gpu.figures["multiprocessors"] * rates.strided_elements))
+    compute = _compute_seconds(operator, gpu) if operator.kind in PRODUCTS else 0.0
+    moved = operator.bytes * (_LAYOUTS if _is_spatial(operator) else 1)
+    traffic = moved / (gpu.figure("bandwidth_gb_s") * 1e9 * rates.bandwidth)
+    if operator.kind == STRIDED and gpu.multiprocessors:
+        traffic = max(traffic, operator.shape[0] / (gpu.multiprocessors * rates.strided_elements))
     return max((compute, COMPUTE), (traffic, MEMORY), (rates.kernel_seconds, LAUNCH))
+
+
+def _compute_seconds(operator: Operator, gpu: Gpu) -> float:
+    rates, processors = gpu.rates, gpu.multiprocessors or inf
+    reached = gpu.reached_flops(operator.dtype, operator.kind)
+    if operator.kind == ATTENTION:
+        rate = min(reached * rates.attention, processors * rates.attention_limit)
+        softmax = prod(operator.shape[:4]) / (processors * rates.softmax_elements)
+        return operator.flops * padding(operator.shape[4]) / rate + softmax
+    if operator.kind == CONVOLUTION and operator.shape[2] < _NARROW:
+        return operator.flops / (gpu.peak_flops("float32") * _WITHOUT_MATRIX_UNITS)
+    rate = reached * rates.matmul
+    if _is_spatial(operator):
+        rate = min(rate, processors * rates.convolution_limit)
+    return operator.flops / (rate * filling(operator.shape, gpu.multiprocessors))
+
+
+def _is_spatial(operator: Operator) -> bool:
+    """Whether it is a convolution that looks around: one that does not is a matrix product of its input."""
+    if operator.kind != CONVOLUTION or operator.shape[2] < _NARROW:
+        return False
+    groups, rows, _, depth = operator.shape
+    unfolded = groups * rows * depth * _ITEMSIZES.get(operator.dtype, 4)
+    return operator.bytes_in - operator.weight_bytes < 0.9 * unfolded
 
 
 def padding(head_size: int) -> float:

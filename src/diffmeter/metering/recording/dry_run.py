@@ -139,9 +139,9 @@ class ModelDryRuns:
     def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
         """The profile of one generation; None for an argument leaves it to the model."""
         rehearsal = self.rehearse(image_size=image_size, **call_arguments)
-        return build_profile(rehearsal, rehearsal.facts, kind="dry_run", model_id=self.source.name)
+        return build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=self.source.name)
 
-    def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> DryRunRecorder:
+    def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> Rehearsal:
         """The dry run that :meth:`dry_run` makes a profile of."""
         given = with_both_sides(self._call.arguments({n: v for n, v in call_arguments.items() if v is not None}))
         stand_ins = StandIns.of(self.pipe, self._call, given, image_size)

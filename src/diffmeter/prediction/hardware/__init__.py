@@ -29,6 +29,7 @@ FIGURES: Mapping[str, str] = {
     "int8_tops": "dense matrix products of 8-bit integers, in 10^12 operations a second",
     "tf32_tflops": "the same of TF32, which float32 convolutions use",
     "float32_tflops": "float32 without TF32, which float32 matrix products use unless told otherwise",
+    "reached_tflops": "what the best of many matrix products of bfloat16 was measured to reach",
     "memory_gib": "memory in GiB",
     "bandwidth_gb_s": "memory bandwidth in 10^9 bytes a second",
     "power_watts": "power limit in watts",
@@ -53,8 +54,12 @@ class Rates:
     """What kernels reach, as shares of the published figures. One set a generation of GPUs, shared by all models.
 
     Attributes:
-        matmul, attention, convolution: share of the peak that a large product of that kind reaches.
+        reached: share of the published peak that the best large matrix products reach, where no measurement says.
+        matmul: share of that which the products of a model reach.
+        attention: the same of attention's products, ...
+        attention_limit: ... and the most FLOP/s of a multiprocessor in them, whatever its peak.
         softmax_elements: elements of attention's softmax a second and multiprocessor, which other units compute.
+        convolution_limit: the most FLOP/s of a multiprocessor in a convolution that looks around.
         bandwidth: share of the published bandwidth that element-wise kernels reach.
         strided_elements: elements a second and multiprocessor of element-wise kernels that cannot go through memory in
             order: they are held up by addressing, not by memory.
@@ -72,10 +77,12 @@ class Rates:
         source: what they rest on.
     """
 
+    reached: float
     matmul: float
     attention: float
-    convolution: float
+    attention_limit: float
     softmax_elements: float
+    convolution_limit: float
     bandwidth: float
     strided_elements: float
     kernel_seconds: float
@@ -135,6 +142,18 @@ class Gpu:
         """Its memory in bytes; None where it is not known."""
         gib = self.figures.get("memory_gib")
         return None if gib is None else round(gib * 2**30)
+
+    @property
+    def multiprocessors(self) -> float | None:
+        """How many multiprocessors it has; None where that is not known."""
+        return self.figures.get("multiprocessors")
+
+    def reached_flops(self, dtype: str, kind: str = "matmul") -> float:
+        """FLOP/s that the best large matrix products of a dtype reach. Exceptions are those of :meth:`peak_flops`."""
+        share = self.rates.reached
+        if "reached_tflops" in self.figures and "bfloat16_tflops" in self.figures:
+            share = self.figures["reached_tflops"] / self.figures["bfloat16_tflops"]
+        return self.peak_flops(dtype, kind) * share
 
     def with_figures(self, **given: float | None) -> Gpu:
         """The same GPU with some of its figures replaced by the user's.
@@ -259,17 +278,17 @@ def from_memory(memory_gib: float) -> Gpu:
 def rates_of(generation: str) -> Rates:
     """The rates of a generation; one without measurements has those of the others, with a wider range."""
     constants = _constants()
-    return Rates(**(constants.get(generation) or constants["unmeasured"]))
+    return Rates(**{**constants["all"], **constants["generations"].get(generation, constants["unmeasured"])})
 
 
 def fitted_generations() -> frozenset[str]:
     """The generations whose rates were fitted to measurements of their own."""
-    return frozenset(_constants()) - {"unmeasured"}
+    return frozenset(_constants()["measured"])
 
 
 @functools.cache
-def _constants() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = json.loads((resources.files(__name__) / "constants.json").read_text("utf-8"))
+def _constants() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((resources.files(__name__) / "constants.json").read_text("utf-8"))
     return found
 
 
