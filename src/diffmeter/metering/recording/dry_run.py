@@ -23,7 +23,7 @@ from torch import nn
 from diffmeter.compat import uncompiled
 from diffmeter.errors import CountError, DiffmeterError, InputError, whole_number
 from diffmeter.metering.counters.live import OutsideCalls
-from diffmeter.metering.pipelines.call import call_of
+from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
 from diffmeter.metering.pipelines.stand_ins import StandIns
@@ -135,6 +135,16 @@ class ModelDryRuns:
         )
         self._call = call_of(self.pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline that is run, on the meta device."""
+        return self._pipe
+
+    @property
+    def call(self) -> PipelineCall:
+        """How the pipeline's call is asked."""
+        return self._call
 
     def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
         """The profile of one generation; None for an argument leaves it to the model."""
