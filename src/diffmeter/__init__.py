@@ -19,6 +19,7 @@ _PUBLIC = {
     "dry_run": "metering.recording.dry_run",
     "compare": "reports.comparison",
     "sweep": "reports.comparison",
+    "formula": "formulas.library",
     "ComputeProfile": "profile",
     "create_profiler": "compute_profiler",
     "ComputeProfiler": "compute_profiler",
@@ -44,6 +45,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from diffmeter.compute_profiler import ComputeProfiler as ComputeProfiler
     from diffmeter.compute_profiler import create_profiler as create_profiler
+    from diffmeter.formulas.library import formula as formula
     from diffmeter.inference import generate_image as generate_image
     from diffmeter.inference import generate_images_sequential as generate_images_sequential
     from diffmeter.metering.recording.dry_run import dry_run as dry_run

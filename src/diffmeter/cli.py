@@ -24,6 +24,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("profile", "profile"),
     ("compare", "compare"),
     ("sweep", "sweep"),
+    ("formula", "formula"),
     ("batch", "batch"),
     ("show", "show"),
     ("models", "models"),

@@ -3,8 +3,8 @@
 The quantities of a call (MACs by kind, sizes of its arguments) are polynomials in lengths such as
 ``height // 16``. Which lengths is found by looking where a call changes as one quantity grows. For each number the
 simplest family of terms is taken that goes through every observed point. Then fresh points, among them the smallest
-and the largest of the domain and the model's defaults, are dry-run at random steps and compared call by call: there must be at least as many of them as
-the formula has coefficients, and a single difference ends the derivation.
+and the largest of the domain and the model's defaults, are dry-run at random steps and compared call by call: there
+must be at least as many of them as the formula has coefficients, and a single difference ends the derivation.
 """
 
 from __future__ import annotations

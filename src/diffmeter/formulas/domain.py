@@ -1,8 +1,8 @@
 """Where a formula holds, and the lengths that it is a polynomial in.
 
 A network rarely sees the pixels of an image: it sees ``height // 16`` patches, or ``ceil(height / 64)`` cells at its
-deepest level. Each such whole number is a :class:`Length` of the user's own quantities, and a cost is an exact polynomial in
-lengths for every size, also for those that are no multiple of the network's stride.
+deepest level. Each such whole number is a :class:`Length` of the user's own quantities, and a cost is an exact
+polynomial in lengths for every size, also for those that are no multiple of the network's stride.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Length:
-    """``(times * product of quantities + shift) // divide``: rounded down as it stands, up with ``shift = divide - 1``.
+    """``(times * product of quantities + shift) // divide``, rounded down; up with ``shift = divide - 1``.
 
     ``of`` names quantities of the user, or lengths that are defined before this one.
     """
@@ -49,6 +49,8 @@ class Length:
     @property
     def inside(self) -> str:
         """What is divided, as text."""
+        if not self.times:
+            return str(self.shift)
         product = "*".join(([str(self.times)] if self.times != 1 else []) + list(self.of))
         if not self.shift:
             return product

@@ -328,7 +328,7 @@ class Cost:
         return "\n  ".join(lines)
 
     def latex(self, **given: Any) -> str:
-        """The polynomial for a paper; what its letters stand for follows after ``\\text{where}``."""
+        """The polynomial for a paper, followed by what its letters stand for."""
         polynomial, where = self.polynomial(**given), self.where(**given)
         names = {name: latex_name(name) for name in polynomial.variables}
         shown = polynomial.latex(names)
@@ -342,7 +342,7 @@ class Cost:
 
 
 class ComponentFormula:
-    """A component's part in a generation. ``matmul_macs`` and so on are :class:`Cost`; ``calls`` is how often it is entered."""
+    """A component's part in a generation, each quantity a :class:`Cost`; ``calls`` is how often it is entered."""
 
     def __init__(self, formula: Formula, name: str) -> None:
         part = formula.parts[name]
@@ -362,7 +362,7 @@ class Formula:
         defaults: value of each quantity where none is given; the quantities that are not in it are no arguments.
         guidance_argument: the argument of the pipeline's call that takes the guidance.
         parts: the components, those that are never called included.
-        conditions: of the default run that it was derived from, as in a profile: model, pipeline, scheduler, versions, ...
+        conditions: of the default run that it was derived from, as in a profile: model, pipeline, ...
     """
 
     name: str

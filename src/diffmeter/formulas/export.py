@@ -102,7 +102,8 @@ def cost(**settings):
     for name, (low, high, modulus) in case["ranges"].items():
         value = values.get(name)
         if value is not None and (not isinstance(value, int) or not low <= value <= high or value % modulus):
-            raise ValueError(f"{name} must be a whole number from {low} to {high} that {modulus} divides, not {value!r}.")
+            allowed = f"a whole number from {low} to {high} that {modulus} divides"
+            raise ValueError(f"{name} must be {allowed}, not {value!r}.")
     if case["sizes"] is not None:
         asked = values["height"] / values["width"]
         _, values["height"], values["width"] = min(case["sizes"], key=lambda row: abs(row[0] - asked))
@@ -146,7 +147,8 @@ function evaluate(polynomial, values) {
 export function cost(settings = {}) {
   const given = {...FORMULA.defaults};
   for (const [name, value] of Object.entries(settings)) {
-    if (!(name in FORMULA.defaults)) throw new RangeError(`There is no ${name}; there are ${Object.keys(FORMULA.defaults)}.`);
+    const known = Object.keys(FORMULA.defaults);
+    if (!known.includes(name)) throw new RangeError(`There is no ${name}; there are ${known}.`);
     if (value !== null && value !== undefined) given[name] = value;
   }
   const guidance = given.guidance_scale;
@@ -159,8 +161,13 @@ export function cost(settings = {}) {
   for (const [name, value] of Object.entries(given)) {
     if (name === "guidance_scale" || value === null || value === undefined) continue;
     const range = found.ranges[name];
-    if (range && !(Number.isSafeInteger(value) && range[0] <= value && value <= range[1] && value % range[2] === 0))
-      throw new RangeError(`${name} must be a whole number from ${range[0]} to ${range[1]} that ${range[2]} divides, not ${value}.`);
+    if (range) {
+      const [low, high, modulus] = range;
+      if (!(Number.isSafeInteger(value) && low <= value && value <= high && value % modulus === 0)) {
+        const allowed = `a whole number from ${low} to ${high} that ${modulus} divides`;
+        throw new RangeError(`${name} must be ${allowed}, not ${value}.`);
+      }
+    }
     if (Number.isSafeInteger(value)) values[name] = BigInt(value);
   }
   if (found.sizes !== null) {

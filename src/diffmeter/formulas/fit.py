@@ -80,9 +80,9 @@ def _first_independent(vectors: list[Row]) -> list[int]:
             if rest[lead]:
                 factor = rest[lead] / basis[lead]
                 rest = [a - factor * b for a, b in zip(rest, basis, strict=True)]
-        lead = next((position for position, entry in enumerate(rest) if entry), None)
-        if lead is not None:
-            reduced.append((lead, rest))
+        head = next((position for position, entry in enumerate(rest) if entry), None)
+        if head is not None:
+            reduced.append((head, rest))
             kept.append(index)
     return kept
 

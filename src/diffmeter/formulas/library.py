@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, whole_number
 from diffmeter.models import catalog
 
 from .evaluate import Formula
 
 if TYPE_CHECKING:
+    from diffmeter.metering.recording.dry_run import ModelDryRuns
     from diffmeter.profile import ComputeProfile
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "data"
 #: packages whose version decides what a model computes
@@ -27,8 +32,8 @@ def formula(source: Any, **arguments: Any) -> Formula:
     >>> formula("sdxl").matmul_macs(height=1024, width=1024, steps=30, guidance_scale=5.0, batch=1)
     >>> formula(pipe).components["transformer"].total_macs.latex()
 
-    A model of the catalog is answered from a file, without PyTorch. Anything else is derived from dry runs, which takes from
-    half a minute to some minutes: keep the result with :meth:`~diffmeter.formulas.evaluate.Formula.save`.
+    A model of the catalog is answered from a file, without PyTorch. Anything else is derived from dry runs, which
+    takes from half a minute to some minutes: keep the result with :meth:`~diffmeter.formulas.evaluate.Formula.save`.
 
     Args:
         source: a loaded pipeline, the id or folder of a model, or a ``.json`` file that holds a formula.
@@ -67,50 +72,77 @@ def _load(path: Path) -> Formula | None:
     return Formula.load(path) if path.is_file() else None
 
 
-def profile_from_formula(
-    model: str | os.PathLike[str],
-    *,
-    height: int | None = None,
-    width: int | None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    batch: int = 1,
-    prompt: str | None = None,
-    token_count: int | None = None,
-) -> ComputeProfile | None:
-    """The profile of a generation of a model of the catalog; None where only a dry run can tell.
+class Answers:
+    """Profiles of one model: from its formula where it has one that holds, otherwise from dry runs.
 
-    That is: there is no formula, it does not hold for these settings, or the text of the prompt matters.
+    Args:
+        model: catalog id or alias, hub id, or local folder; no weights are read.
+        token_count: number of tokens that a prompt is taken to have.
+        revision, variant: of a hub model; such a model is always dry-run.
+        dry_run: leave formulas aside.
+
+    Raises:
+        InputError: ``token_count`` is below 1.
     """
-    found = shipped(os.fspath(model))
-    if found is None:
-        return None
-    if (height is None) != (width is None):  # one side alone stands for a square
-        height = width = height if width is None else width
-    given = {
-        "height": height,
-        "width": width,
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "batch": batch,
-        "tokens": token_count,
-    }
-    if "tokens" in found.defaults:
-        if prompt is not None:
-            return None  # its number of tokens decides, and needs a tokenizer
-    else:
-        del given["tokens"]
-    try:
-        profile = found.profile(**{name: value for name, value in given.items() if value is not None})
-    except InputError:
-        return None
-    if prompt is not None and "prompt" in profile.conditions.arguments:
-        profile.conditions.arguments["prompt"] = prompt
-    return profile
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        token_count: int | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        self.model = os.fspath(model)
+        self._tokens = None if token_count is None else whole_number(token_count, "the number of tokens")
+        self._revision, self._variant = revision, variant
+        plain = revision is None and variant is None and not dry_run
+        self.formula = shipped(self.model) if plain else None
+        self._runs: ModelDryRuns | None = None
+
+    def profile(self, **settings: Any) -> ComputeProfile:
+        """The profile of one generation; ``kind`` says whether a formula or a dry run gave it.
+
+        Raises:
+            InputError: a value that the model cannot take, named in the message.
+            ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
+        """
+        if self.formula is not None:
+            found = self._from_formula(self.formula, settings)
+            if found is not None:
+                return found
+        if self._runs is None:
+            from diffmeter.metering.recording.dry_run import ModelDryRuns
+
+            self._runs = ModelDryRuns(
+                self.model, token_count=self._tokens, revision=self._revision, variant=self._variant
+            )
+        return self._runs.dry_run(**settings)
+
+    def _from_formula(self, found: Formula, settings: Mapping[str, Any]) -> ComputeProfile | None:
+        """None where only a dry run can tell: outside the domain, or where the text of the prompt matters."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        prompt = given.pop("prompt", None)
+        if "tokens" in found.defaults:
+            if prompt is not None:
+                return None  # its number of tokens decides, and needs a tokenizer
+            given["tokens"] = self._tokens
+        sides = [given[side] for side in ("height", "width") if side in given]
+        if len(sides) == 1:  # one side alone stands for a square
+            given |= {"height": sides[0], "width": sides[0]}
+        try:
+            profile = found.profile(**given)
+        except InputError as error:
+            logger.info("%s", error)
+            return None
+        if prompt is not None and "prompt" in profile.conditions.arguments:
+            profile.conditions.arguments["prompt"] = prompt
+        return profile
 
 
 def other_versions(found: Formula) -> list[str]:
-    """What is installed in another version than a formula was derived with: "diffusers 0.42.1, derived with 0.41.0"."""
+    """What is installed in another version than a formula was derived with, each with both versions."""
     different = []
     for package in _DECISIVE:
         try:

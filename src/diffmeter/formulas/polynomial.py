@@ -1,9 +1,9 @@
-"""Exact polynomials in several variables with rational coefficients.
+r"""Exact polynomials in several variables with rational coefficients.
 
 >>> y, x = Polynomial.variable("y"), Polynomial.variable("x")
 >>> cost = 3 * y * x + Fraction(1, 2) * (y * x) ** 2
 >>> cost(y=2, x=4), cost.text(), cost.latex()
-(56, '1/2*y^2*x^2 + 3*y*x', '\\\\frac{1}{2} y^{2} x^{2} + 3 y x')
+(56, '1/2*y^2*x^2 + 3*y*x', '\\frac{1}{2} y^{2} x^{2} + 3 y x')
 
 Values are Python integers or NumPy arrays of integers. Nothing is rounded: an array is computed in 64-bit integers
 only where no intermediate value can leave them, and in Python integers otherwise.
@@ -15,18 +15,13 @@ import re
 from collections.abc import Mapping
 from fractions import Fraction
 from math import lcm
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
 from diffmeter.errors import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Value = Union[int, "np.ndarray[Any, Any]"]
-
 #: a product of variables: their names, in alphabetical order, with exponents of at least 1
 Monomial = tuple[tuple[str, int], ...]
-Coefficient = Union[int, Fraction]
+Coefficient = int | Fraction
 
 _INT64 = (1 << 63) - 1
 
@@ -169,7 +164,7 @@ class Polynomial:
         return _joined(self.terms, _text_term)
 
     def latex(self, names: Mapping[str, str] | None = None) -> str:
-        """As mathematics: ``\\frac{3}{2} y^{2} x + 5``; ``names`` gives the LaTeX of variables."""
+        r"""As mathematics: ``\frac{3}{2} y^{2} x + 5``; ``names`` gives the LaTeX of variables."""
         shown = names or {}
         return _joined(self.terms, lambda c, m: _latex_term(c, m, shown))
 

@@ -1,4 +1,4 @@
-"""The order of a pipeline's calls as a short program: some calls, some calls repeated with the number of steps, some more.
+"""The order of a pipeline's calls as a short program: some calls, some repeated with the steps, some more.
 
 A generation of 50 steps is ``text encoder, text encoder, (denoiser) x 50, decoder``. How often a part is repeated is a
 :class:`~diffmeter.formulas.domain.Length` of the number of steps: ``steps`` itself, ``steps + 1`` (PNDM),

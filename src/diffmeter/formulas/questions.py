@@ -47,7 +47,7 @@ def squares(formula: Formula, **settings: Any) -> Iterator[int]:
 
 
 def crossover(formula: Formula, **settings: Any) -> int | None:
-    """The smallest side of a square image at which attention is half of ``matmul_macs`` or more; None if there is none.
+    """The smallest side of a square image at which attention is at least half of ``matmul_macs``; None if none is.
 
     The share grows with the side, so that the side is found by halving.
 
