@@ -4,8 +4,9 @@
     python benchmarks/formulas.py sdxl flux-dev    these
     python benchmarks/formulas.py --again          every model, also those that have one
 
-Each takes from half a minute to some minutes on one core. A model is written as soon as it is done, so that a run that
-was cut off goes on where it stopped. A model whose cost is no polynomial of a known family gets no file: it is dry-run.
+Each takes from half a minute to some minutes on one core. A model is written as soon as it is done, so that a run
+that was cut off goes on where it stopped. A model whose cost is no polynomial of a known family gets no file: it is
+dry-run.
 """
 
 from __future__ import annotations
