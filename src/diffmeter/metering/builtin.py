@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffmeter.errors import InputError
+from diffmeter.metering.counters.kinds import CONVOLUTION, MATRIX_PRODUCT, Kind, kind_of
 from diffmeter.metering.counters.op_level import OpCounter, op_macs
 from diffmeter.units import format_count, format_seconds
 
@@ -39,9 +40,7 @@ Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 aten = torch.ops.aten
 
-CONVOLUTION = "convolution"
 ATTENTION = "attention"
-MATRIX_PRODUCT = "matrix product"
 OP_CLASSES = (CONVOLUTION, MATRIX_PRODUCT, ATTENTION)
 
 # Operators with products that FlopCounterMode does not know; the op-level counter has their formulas.
@@ -176,14 +175,9 @@ class FlopReport:
 def _by_class(by_operator: Mapping[str, int]) -> dict[str, int]:
     classes = dict.fromkeys(OP_CLASSES, 0)
     for name, flops in by_operator.items():
-        classes[_class_of(name)] += flops
+        kind = kind_of(name)
+        classes[ATTENTION if kind is Kind.ATTENTION else kind.group] += flops
     return classes
-
-
-def _class_of(operator: str) -> str:
-    if "conv" in operator:
-        return CONVOLUTION
-    return ATTENTION if "attention" in operator else MATRIX_PRODUCT
 
 
 def count_flops(model: nn.Module, inp: Inputs, with_backward: bool = False) -> int:
@@ -526,14 +520,12 @@ def compare_counters(
 
 
 def _thop_classes(macs: Mapping[str, int], attention_is_fused: bool) -> dict[str, int]:
-    from diffmeter.metering.counters.functional import ATTENTION as attention
-    from diffmeter.metering.counters.functional import CONV, LINEAR, MATMUL
-
-    # Where no fused kernel runs, attention reaches the other counters as plain matrix products.
-    products, attended = macs.get(LINEAR, 0) + macs.get(MATMUL, 0), macs.get(attention, 0)
-    if not attention_is_fused:
-        products, attended = products + attended, 0
-    return {CONVOLUTION: 2 * macs.get(CONV, 0), MATRIX_PRODUCT: 2 * products, ATTENTION: 2 * attended}
+    classes = dict.fromkeys(OP_CLASSES, 0)
+    for kind in filter(lambda kind: kind.is_product, Kind):
+        # Where no fused kernel runs, attention reaches the other counters as plain matrix products.
+        name = ATTENTION if kind is Kind.ATTENTION and attention_is_fused else kind.group
+        classes[name] += 2 * macs.get(kind.value, 0)
+    return classes
 
 
 def _differences(flops: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

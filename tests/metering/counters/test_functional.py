@@ -11,19 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diffmeter.metering.counters.functional import (
-    ATTENTION,
-    ATTENTION_SOFTMAX,
-    CONV,
-    LINEAR,
-    MATMUL,
-    RULES,
-    FunctionCounter,
-)
+from diffmeter.metering.counters.functional import FORMULAS, Entry, FunctionCounter
+from diffmeter.metering.counters.kinds import Kind
 from diffmeter.metering.counters.op_level import OpCounter
 
 ones = torch.ones
-PRODUCTS = (ATTENTION, CONV, LINEAR, MATMUL)
+ATTENTION, ATTENTION_SOFTMAX, CONV, LINEAR, MATMUL = (
+    Kind.ATTENTION, Kind.ATTENTION_SOFTMAX, Kind.CONV, Kind.LINEAR, Kind.MATMUL
+)  # fmt: skip
 
 
 def both(function, *args, **kwargs) -> tuple[dict[str, int], int]:
@@ -161,10 +156,10 @@ def test_the_sublist_form_of_einsum() -> None:
 
 
 def test_a_rule_that_fails_never_ends_the_run(monkeypatch) -> None:
-    def broken(args, kwargs, out):
+    def broken(a, b, *, out):
         raise KeyError("weight")
 
-    monkeypatch.setitem(RULES, torch.mm, broken)
+    monkeypatch.setitem(FORMULAS, torch.mm, [Entry(broken, ("input", "mat2"), None)])
     with FunctionCounter() as counter:
         assert torch.mm(ones(2, 3), ones(3, 5)).shape == (2, 5)
     assert not counter.macs

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
 
-from diffmeter.metering.counters.live import LiveCount, OutsideCalls, class_of_operator, outermost_module
+from diffmeter.metering.counters.live import LiveCount, OutsideCalls, outermost_module
 from tests.custom import component
 
 
@@ -101,16 +101,3 @@ def test_the_outermost_module_on_the_stack() -> None:
     assert within(outer) is outer
     assert within(inner) is inner  # a stranger inside the generation
     assert inner(torch.ones(1)) is None  # a stranger outside it
-
-
-@pytest.mark.parametrize(
-    ("name", "op_class"),
-    [
-        ("aten._scaled_dot_product_flash_attention", "attention"),
-        ("aten.convolution", "conv"),
-        ("aten.addmm", "linear"),
-        ("aten.bmm", "matmul"),
-    ],
-)
-def test_classes_of_operators(name, op_class) -> None:
-    assert class_of_operator(name) == op_class

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diffmeter.metering.counters.functional import CONV, LINEAR, FunctionCounter
+from diffmeter.metering.counters.functional import FunctionCounter
+from diffmeter.metering.counters.kinds import Kind
 from diffmeter.metering.counters.module_rules import ModuleCounter, module_macs, rule_for, thop_distribution
 from diffmeter.metering.counters.op_level import OpCounter
 
 ones = torch.ones
+CONV, LINEAR = Kind.CONV, Kind.LINEAR
 
 
 def counted(root: nn.Module, *args, **kwargs) -> tuple[dict[str, int], int]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from diffmeter.metering.counters.op_level import OpCounter, OpTally, op_class, op_macs
+from diffmeter.metering.counters.op_level import OpCounter, OpTally, op_macs
 
 ones = torch.ones
 
@@ -155,8 +155,3 @@ def test_a_formula_that_fails_never_ends_the_run() -> None:
 
 def test_what_is_no_product_has_no_macs() -> None:
     assert op_macs(torch.ops.aten.add.Tensor, (ones(2), ones(2)), {}, ones(2)) is None
-
-
-def test_groups() -> None:
-    assert op_class("aten.convolution") == op_class("aten.mkldnn_convolution") == "convolution"
-    assert op_class("aten.addmm") == "matrix product"

@@ -9,276 +9,357 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .op_level import _conv_transpose, _linear, _matmul, attention_product_macs
+from . import user_formulas
+from .einsum import einsum_macs
+from .kinds import Kind
+from .shapes import Shape, Sparse, shapes_of
 
 logger = logging.getLogger(__name__)
 
-ATTENTION = "attention"
-ATTENTION_SOFTMAX = "attention_softmax"
-LINEAR = "linear"
-MATMUL = "matmul"
-CONV = "conv"
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas. Every one has the same signature: the leading arguments of the function that its declaration names, with
+# its shape in the place of each tensor, and the shape of the result as ``out``. It returns MACs. The op-level counter
+# has formulas of its own, written separately; neither may call the other's.
+# ---------------------------------------------------------------------------------------------------------------------
 
-#: op classes whose MACs are products: their sum is ``matmul_macs``
-PRODUCT_CLASSES = frozenset({CONV, LINEAR, ATTENTION, MATMUL})
-#: op classes with a weight on one side: what tables without attention print
-WEIGHT_CLASSES = frozenset({CONV, LINEAR})
-
-Counts = dict[str, int]
-Rule = Callable[[tuple[Any, ...], dict[str, Any], Any], Counts]
+Formula = Callable[..., int]
 
 
-def _has_weight(*operands: Any) -> bool:
-    return any(isinstance(operand, torch.nn.Parameter) for operand in operands)
+class Entry(NamedTuple):
+    """One declared formula: the function's parameters that it takes by name, and the kind of its MACs.
 
-
-def _product(macs: int, *operands: Any) -> Counts:
-    return {LINEAR if _has_weight(*operands) else MATMUL: macs}
-
-
-def _bound(names: str) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
-    """Arguments by name, whether they came by position or by keyword."""
-    order = names.split()
-
-    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        given = dict(zip(order, args, strict=False))
-        given.update(kwargs)
-        return tuple(given[name] for name in order)
-
-    return bind
-
-
-def _two(names: str) -> Rule:
-    bind = _bound(names)
-
-    def rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-        a, b = bind(args, kwargs)
-        return _product(_matmul(a, b), a, b)
-
-    return rule
-
-
-def _with_addend(names: str) -> Rule:
-    bind = _bound(names)
-
-    def rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-        _, a, b = bind(args, kwargs)
-        return _product(_matmul(a, b), a, b)
-
-    return rule
-
-
-def _reversed_matmul(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    b, a = args
-    return _product(_matmul(a, b), a, b)
-
-
-_bind_linear = _bound("input weight")
-
-
-def _linear_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    x, weight = _bind_linear(args, kwargs)
-    return {LINEAR: _linear(x, weight)}
-
-
-_bind_sdpa = _bound("query key value")
-
-
-def attention_macs(query: Any, key: Any, value: Any) -> Counts:
-    """One scaled-dot-product call: both products, and the softmax over N queries x M keys of each head.
-
-    ``B*H*N*M*D + B*H*N*M*Dv`` under ``attention`` and ``B*H*N*M`` under ``attention_softmax``; shapes as in
-    :func:`attention_product_macs`.
+    Without names it takes every positional argument; without a kind its products are those of a linear layer where an
+    operand is a parameter, else plain matrix products.
     """
-    softmax = prod(query.shape[:-1]) * key.shape[-2]
-    return {ATTENTION: attention_product_macs(query, key, value), ATTENTION_SOFTMAX: softmax}
+
+    formula: Formula
+    names: tuple[str, ...]
+    kind: Kind | None
 
 
-def _attention_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    return attention_macs(*_bind_sdpa(args, kwargs))
+FORMULAS: dict[Any, list[Entry]] = {}
 
 
-def _conv_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    _, weight = _bind_linear(args, kwargs)
-    return {CONV: out.numel() * prod(weight.shape[1:])}
+def function(names: str, *functions: Any, kind: Kind | None = None) -> Callable[[Formula], Formula]:
+    """Declare a formula for functions that Python code calls; a function with several is their sum by kind.
 
-
-def _conv_tbc_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    _, weight = _bind_linear(args, kwargs)
-    return {CONV: out.numel() * prod(weight.shape[:2])}
-
-
-def _conv_transpose_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    return {CONV: _conv_transpose(*_bind_linear(args, kwargs))}
-
-
-def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
-    """MACs of an einsum contracted pairwise from the left, as PyTorch lowers it.
-
-    A pair with no common summed index is an elementwise product and counts nothing; otherwise each distinct index
-    of the pair contributes its size once, after indices that only one side has and nobody needs are summed away.
+    Args:
+        names: the function's leading parameters, in its order; a method's ``self`` is its ``input``.
+        functions: functions and methods; operators that Python code calls, as exported programs do, by name.
+        kind: what its MACs belong to; see :class:`Entry`.
     """
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    sizes: list[dict[str, int]] = []
-    for term, shape in zip(terms, shapes, strict=False):
-        head, dots, tail = term.partition("...")
-        rest = len(shape) - len(head) - len(tail)
-        labels = [*head, *(f".{i}" for i in range(rest, 0, -1)), *tail] if dots else list(term)
-        sizes.append(dict(zip(labels, shape, strict=False)))
-    if arrow:
-        ellipsis = {label for size in sizes for label in size if label.startswith(".")}
-        output = set(right.replace("...", "")) | (ellipsis if "..." in right else set())
-    else:
-        flat = left.replace("...", "").replace(",", "")
-        output = {c for c in flat if flat.count(c) == 1} | {k for s in sizes for k in s if k.startswith(".")}
 
-    total, current = 0, sizes[0]
-    for index, following in enumerate(sizes[1:], start=1):
-        later = sizes[index + 1 :]
-        needed = output.union(*({k for k, size in s.items() if size != 1} for s in later))
-        summed = {
-            k for k in current.keys() & following.keys() if k not in needed and current[k] != 1 and following[k] != 1
-        }
-        merged = {k: max(current.get(k, 1), following.get(k, 1)) for k in current.keys() | following.keys()}
-        if summed:
-            # indices of one side alone (or of size 1 on the other) that nobody needs are summed before the product
-            involved = summed | {k for k in merged if k in needed}
-            total += prod(merged[k] for k in involved)
-        current = {k: v for k, v in merged.items() if k in needed}
-    return total
+    def declare(formula: Formula) -> Formula:
+        for each in functions:
+            FORMULAS.setdefault(each, []).append(Entry(formula, tuple(names.split()), kind))
+        return formula
+
+    return declare
 
 
-def _einsum_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
+def _methods(*names: str) -> tuple[Any, ...]:
+    return tuple(getattr(Tensor, name) for name in names)
+
+
+def _existing(place: Any, *names: str) -> tuple[Any, ...]:
+    """Functions that only some versions of PyTorch have."""
+    return tuple(getattr(place, name) for name in names if hasattr(place, name))
+
+
+NATIVE_ATTENTION: Any = torch._C._nn.scaled_dot_product_attention
+_ATTENTION = (
+    NATIVE_ATTENTION,
+    "aten.scaled_dot_product_attention",
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_cudnn_attention",
+)
+
+
+@function("query key value", *_ATTENTION, kind=Kind.ATTENTION)
+def attention(query: Shape, key: Shape, value: Shape, *, out: Shape) -> int:
+    # query (..., H, N, D) against key (..., Hk, M, D): H*N rows meet M keys of size D
+    scores = prod(query) * key[-2]
+    # each of the H*N rows sums M values of size Dv
+    sums = prod(query[:-1]) * key[-2] * value[-1]
+    return scores + sums
+
+
+@function("query key value", *_ATTENTION, kind=Kind.ATTENTION_SOFTMAX)
+def attention_softmax(query: Shape, key: Shape, value: Shape, *, out: Shape) -> int:
+    # one operation for each of the N x M scores of each head; the default convention only
+    return prod(query[:-1]) * key[-2]
+
+
+@function("input other", torch.matmul, torch.linalg.matmul, *_methods("matmul", "__matmul__"), "aten.matmul")
+@function("input mat2", torch.mm, torch.bmm, *_methods("mm", "bmm"), "aten.mm", "aten.bmm")
+@function("input mat2", torch._int_mm, torch._scaled_mm, "aten._int_mm", "aten._scaled_mm")
+@function("input vec", torch.mv, Tensor.mv, "aten.mv")
+@function("input tensor", torch.dot, Tensor.dot, "aten.dot")
+@function("input other", torch.vdot, Tensor.vdot, "aten.vdot")
+@function("sparse dense", torch.sparse.mm)
+def matrix_product(a: Shape, b: Shape, *, out: Shape) -> int:
+    # (..., n, k) @ (..., k, m): every element of the result sums k products; every stored one of a sparse side meets
+    # a row or a column of the other
+    if isinstance(a, Sparse) or isinstance(b, Sparse):
+        return _sparse_product(a, b)
+    return prod(out) * a[-1]
+
+
+def _sparse_product(a: Shape, b: Shape) -> int:
+    if isinstance(a, Sparse) and isinstance(b, Sparse):
+        raise LookupError("the product of two sparse operands depends on where their elements are")
+    if isinstance(a, Sparse):
+        return a.stored * (b[-1] if len(b) > 1 else 1)
+    assert isinstance(b, Sparse)
+    return prod(a[:-1]) * b.stored
+
+
+@function("mat vec", Tensor.__rmatmul__)
+def matrix_product_reversed(b: Shape, a: Shape, *, out: Shape) -> int:
+    # b.__rmatmul__(a) is a @ b
+    return matrix_product(a, b, out=out)
+
+
+@function("input mat1 mat2", torch.addmm, *_methods("addmm", "addmm_"), "aten.addmm")
+@function("input batch1 batch2", torch.baddbmm, *_methods("baddbmm", "baddbmm_"), "aten.baddbmm")
+@function("input mat vec", torch.addmv, *_methods("addmv", "addmv_"), "aten.addmv")
+@function("mat mat1 mat2", torch.sparse.addmm)
+def matrix_product_added(addend: Shape, a: Shape, b: Shape, *, out: Shape) -> int:
+    # addend + a @ b
+    return matrix_product(a, b, out=out)
+
+
+@function("input batch1 batch2", torch.addbmm, *_methods("addbmm", "addbmm_"), "aten.addbmm")
+def batches_summed(addend: Shape, a: Shape, b: Shape, *, out: Shape) -> int:
+    # addend + sum over b of (b, n, k) @ (b, k, m): every element of the result sums b * k products
+    return prod(out) * a[0] * a[2]
+
+
+@function("input weight", F.linear, "aten.linear", kind=Kind.LINEAR)
+def linear(x: Shape, weight: Shape, *, out: Shape) -> int:
+    # (..., in) x (out, in): every element of the result sums in products; a sparse weight meets every row of x
+    return prod(x[:-1]) * weight.stored if isinstance(weight, Sparse) else prod(out) * x[-1]
+
+
+@function(
+    "input",
+    *("aten._weight_int8pack_mm", "aten._weight_int4pack_mm", "aten._weight_int4pack_mm_for_cpu"),
+    *_existing(torch, "_weight_int8pack_mm", "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu"),
+    *("aten._dyn_quant_matmul_4bit", "quantized.linear", "quantized.linear_relu", "quantized.linear_dynamic"),
+    *("quantized.linear_relu_dynamic", "quantized.linear_dynamic_fp16", "quantized.linear_relu_dynamic_fp16"),
+    *("sparse.qlinear", "sparse.qlinear_relu", "sparse.qlinear_dynamic", "sparse.qlinear_relu_dynamic"),
+    *("quanto.qbytes_mm", "quanto.udqmm"),
+    kind=Kind.LINEAR,
+)
+def packed_linear(x: Shape, *, out: Shape) -> int:
+    # a packed weight hides its sizes: each row of x meets in * out of them, and the last sizes are in and out
+    return prod(x[:-1]) * x[-1] * out[-1]
+
+
+@function("a b", *_existing(torch, "_grouped_mm"), *_existing(F, "grouped_mm"), "aten._grouped_mm")
+def grouped_product(a: Shape, b: Shape, *, out: Shape) -> int:
+    # groups of rows (t, k) or of columns (k, t) share out the three-dimensional side's matrices: each element of
+    # the result sums k; groups of the summed dimension itself, (n, t) x (t, m), make g results of (n, m) from t
+    return a[0] * a[1] * b[1] if len(a) == len(b) == 2 else prod(out) * a[-1]
+
+
+_CONVOLUTIONS = [f for n in (1, 2, 3) for f in (getattr(torch, f"conv{n}d"), f"aten.conv{n}d")]
+_TRANSPOSED = [f for n in (1, 2, 3) for f in (getattr(torch, f"conv_transpose{n}d"), f"aten.conv_transpose{n}d")]
+
+
+@function("input weight", *_CONVOLUTIONS, kind=Kind.CONV)
+def convolution(x: Shape, weight: Shape, *, out: Shape) -> int:
+    # weight (out, in/groups, *kernel): every output position, of every output channel, sums in/groups * kernel
+    positions = prod(out) // out[-len(weight) + 1]
+    return positions * prod(weight)
+
+
+@function("input weight", *_TRANSPOSED, kind=Kind.CONV)
+def convolution_transposed(x: Shape, weight: Shape, *, out: Shape) -> int:
+    # weight (in, out/groups, *kernel): every input position meets all the weights once
+    positions = prod(x) // x[-len(weight) + 1]
+    return positions * prod(weight)
+
+
+_ANY_CONVOLUTION = "input weight bias stride padding dilation transposed"
+
+
+@function(_ANY_CONVOLUTION, torch.convolution, "aten.convolution", kind=Kind.CONV)
+def convolution_any(
+    x: Shape, weight: Shape, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, *, out: Shape
+) -> int:
+    return (convolution_transposed if transposed else convolution)(x, weight, out=out)
+
+
+@function("input weight", torch.conv_tbc, kind=Kind.CONV)
+def convolution_time_first(x: Shape, weight: Shape, *, out: Shape) -> int:
+    # (time, batch, channels), weight (kernel, in, out): every output step meets all the weights once
+    return out[0] * out[1] * prod(weight)
+
+
+@function("", torch.einsum, "aten.einsum")
+def einsum(*args: Any, out: Shape) -> int:
+    # the equation, then the operands, alone or in one list; einsum itself turns lists of indices into an equation
     equation, *operands = args
-    if not isinstance(equation, str):  # the sublist form: einsum(a, [0, 1], b, [1, 2], [0, 2])
-        return {}
-    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-        operands = list(operands[0])
-    return _product(einsum_macs(equation, [tuple(t.shape) for t in operands]), *operands)
+    return einsum_macs(equation, _flat(operands))
 
 
-def _tensordot_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    a, b = args[:2]
-    dims = args[2] if len(args) > 2 else kwargs.get("dims", 2)
-    if isinstance(dims, torch.Tensor):
-        dims = dims.tolist()
-    left = range(a.dim() - dims, a.dim()) if isinstance(dims, int) else dims[0]
-    left = [left] if isinstance(left, int) else left
-    return _product(out.numel() * prod(a.shape[d] for d in left), a, b)
+def _flat(operands: Sequence[Any]) -> list[Shape]:
+    return list(operands[0] if operands[0] and isinstance(operands[0][0], tuple) else operands)
 
 
-def _inner_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    a, b = args[0], args[1] if len(args) > 1 else kwargs["other"]
-    if not a.dim() or not b.dim():
-        return {}  # a scalar times a tensor
-    return _product(out.numel() * a.shape[-1], a, b)
+@function("a b dims", torch.tensordot)
+def tensordot(a: Shape, b: Shape, dims: Any = 2, *, out: Shape) -> int:
+    # every element of the result sums over the contracted dimensions of a
+    if isinstance(dims, int):
+        contracted = list(range(len(a) - dims, len(a)))
+    else:
+        contracted = [dims[0]] if isinstance(dims[0], int) else dims[0]
+    return prod(out) * prod(a[d] for d in contracted)
 
 
-def _chain_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    """``torch.linalg.multi_dot`` and ``chain_matmul``: products in the cheapest order."""
-    matrices = list(args[0] if isinstance(args[0], (list, tuple)) else args)
-    sizes = [matrices[0].shape[0] if matrices[0].dim() > 1 else 1]
-    sizes += [m.shape[0] if m.dim() == 1 else m.shape[-2] for m in matrices[1:]]
-    sizes.append(matrices[-1].shape[-1] if matrices[-1].dim() > 1 else 1)
+@function("input other", torch.inner, Tensor.inner)
+def inner(a: Shape, b: Shape, *, out: Shape) -> int:
+    # every element of the result sums along the last dimension; a scalar times a tensor is no product
+    return prod(out) * a[-1] if a and b else 0
+
+
+@function("", torch.linalg.multi_dot, torch.chain_matmul)
+def chain(*args: Any, out: Shape) -> int:
+    # the products in the cheapest order: best[i][j] is what matrices i to j take
+    matrices = _flat(args)
+    sizes = [matrices[0][0] if len(matrices[0]) > 1 else 1]
+    sizes += [m[0] for m in matrices[1:]]
+    sizes.append(matrices[-1][1] if len(matrices[-1]) > 1 else 1)
     n = len(matrices)
     best = [[0] * n for _ in range(n)]
     for span in range(1, n):
         for i in range(n - span):
             j = i + span
             best[i][j] = min(best[i][k] + best[k + 1][j] + sizes[i] * sizes[k + 1] * sizes[j + 1] for k in range(i, j))
-    return _product(best[0][-1], *matrices)
+    return best[0][-1]
 
 
-_MHA = inspect.signature(F.multi_head_attention_forward)
+@function("input n", torch.linalg.matrix_power, torch.matrix_power, Tensor.matrix_power)
+def matrix_power(a: Shape, n: int, *, out: Shape) -> int:
+    # by repeated squaring, of (..., k, k): one product for each bit of n after the first, and one more for each set
+    if n < 0:
+        raise LookupError("an inverse has no fixed number of products")
+    products = max(n.bit_length() - 1, 0) + max(n.bit_count() - 1, 0)
+    return products * prod(a) * a[-1]
 
 
-def _multi_head_attention_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    """``nn.MultiheadAttention``: three input projections, both products, softmax, output projection."""
-    a = _MHA.bind(*args, **kwargs).arguments
-    query, key, value, embed = a["query"], a["key"], a["value"], a["embed_dim_to_check"]
-    n, b = (query.shape[0], query.shape[1]) if query.dim() == 3 else (query.shape[0], 1)
-    m = key.shape[0]
-    projections = b * embed * (n * query.shape[-1] + m * key.shape[-1] + m * value.shape[-1])
-    projections += b * n * a["out_proj_weight"].numel()
-    m += (a.get("bias_k") is not None) + bool(a.get("add_zero_attn"))
-    return {
-        LINEAR: projections,
-        ATTENTION: 2 * b * n * m * embed,
-        ATTENTION_SOFTMAX: b * a["num_heads"] * n * m,
-    }
+@function("x1 x2 p", torch.cdist, "aten.cdist")
+def distances(a: Shape, b: Shape, p: float = 2.0, *, out: Shape) -> int:
+    # every distance of two vectors takes their product, D MACs; other norms have none
+    return prod(out) * a[-1] if p == 2.0 else 0
 
 
-def _bilinear_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    return {}  # runs elementwise; the op-level counter reports it as unknown
+@function("input p", F.pdist, torch.pdist)
+def distances_within(a: Shape, p: float = 2.0, *, out: Shape) -> int:
+    # out has a distance for each pair, D MACs each; other norms have none
+    return prod(out) * a[-1] if p == 2.0 else 0
 
 
-def _recurrent_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    """LSTM, GRU and plain recurrences: every weight matrix meets every time step of every sequence once."""
-    # (input, hx, weights, ...), or for packed sequences (data, batch_sizes, hx, weights, ...)
-    x, weights = args[0], args[3] if isinstance(args[3], (list, tuple)) else args[2]
-    steps = prod(x.shape[:-1])
-    return {LINEAR: sum(steps * w.numel() for w in weights if w.dim() == 2)}
+@function("theta size", F.affine_grid, torch.affine_grid_generator)
+def affine_grid(theta: Shape, size: Any, *, out: Shape) -> int:
+    # every position of the grid meets the n x (n + 1) matrix of its sample
+    return prod(out[:-1]) * prod(theta[1:])
 
 
-def _cell_rule(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counts:
-    x, _, w_ih, w_hh = args[:4]
-    return {LINEAR: prod(x.shape[:-1]) * (w_ih.numel() + w_hh.numel())}
+_MHA = " ".join(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
-RULES: dict[Any, Rule] = {
-    torch._C._nn.scaled_dot_product_attention: _attention_rule,
-    F.multi_head_attention_forward: _multi_head_attention_rule,
-    F.linear: _linear_rule,
-    F.bilinear: _bilinear_rule,
-    torch.einsum: _einsum_rule,
-    torch.tensordot: _tensordot_rule,
-    torch.Tensor.__rmatmul__: _reversed_matmul,
-}
-for _owner, _names in (
-    (torch, "input other"),
-    (torch.Tensor, "self other"),
-):
-    RULES[_owner.matmul] = _two(_names)
-RULES[torch.linalg.multi_dot] = RULES[torch.chain_matmul] = _chain_rule
-RULES[torch.inner] = _inner_rule
-RULES[torch.Tensor.inner] = _inner_rule
-for _function in (torch.Tensor.__matmul__,):
-    RULES[_function] = _two("self other")
-RULES[torch.linalg.matmul] = _two("input other")
-for _name, _operand in (("mm", "mat2"), ("bmm", "mat2"), ("mv", "vec"), ("dot", "tensor"), ("vdot", "other")):
-    RULES[getattr(torch, _name)] = _two(f"input {_operand}")
-    RULES[getattr(torch.Tensor, _name)] = _two(f"self {_operand}")
-for _name, _operands in (
-    ("addmm", "mat1 mat2"),
-    ("baddbmm", "batch1 batch2"),
-    ("addbmm", "batch1 batch2"),
-    ("addmv", "mat vec"),
-):
-    RULES[getattr(torch, _name)] = _with_addend(f"input {_operands}")
-    for _method in (_name, f"{_name}_"):
-        RULES[getattr(torch.Tensor, _method)] = _with_addend(f"self {_operands}")
-for _n in (1, 2, 3):
-    for _module in (F, torch):
-        RULES[getattr(_module, f"conv{_n}d")] = _conv_rule
-        RULES[getattr(_module, f"conv_transpose{_n}d")] = _conv_transpose_rule
-for _module in (F, torch):
-    RULES[_module.conv_tbc] = _conv_tbc_rule
-for _name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-    RULES[getattr(torch._VF, _name)] = _recurrent_rule
-for _name in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
-    RULES[getattr(torch._VF, _name)] = _cell_rule
+@function(_MHA, F.multi_head_attention_forward, kind=Kind.LINEAR)
+def multi_head_projections(query: Shape, key: Shape, value: Shape, embed: int, *rest: Any, out: Any) -> int:
+    # (N, B, E), (M, B, Ek), (M, B, Ev), or without B: each is projected to E, and the N results once more
+    out_weight = rest[_OUT_WEIGHT]
+    return embed * (prod(query) + prod(key) + prod(value)) + prod(query[:-1]) * prod(out_weight)
 
 
-NATIVE_ATTENTION: Any = torch._C._nn.scaled_dot_product_attention
+@function(_MHA, F.multi_head_attention_forward, kind=Kind.ATTENTION)
+def multi_head_attention(query: Shape, key: Shape, value: Shape, embed: int, *rest: Any, out: Any) -> int:
+    # over all heads: N*M*E for the scores, N*M*E for the sums, with M keys and those that are added
+    return 2 * prod(query[:-1]) * _keys(key, rest) * embed
+
+
+@function(_MHA, F.multi_head_attention_forward, kind=Kind.ATTENTION_SOFTMAX)
+def multi_head_softmax(query: Shape, key: Shape, value: Shape, embed: int, heads: int, *rest: Any, out: Any) -> int:
+    # one operation for each of the N x M scores of each head
+    return heads * prod(query[:-1]) * _keys(key, (heads, *rest))
+
+
+# positions among the arguments that follow embed_dim_to_check
+_BIAS_K, _ZERO_ATTENTION, _OUT_WEIGHT = (
+    _MHA.split().index(name) - 4 for name in ("bias_k", "add_zero_attn", "out_proj_weight")
+)
+
+
+def _keys(key: Shape, rest: tuple[Any, ...]) -> int:
+    return key[0] + (rest[_BIAS_K] is not None) + bool(rest[_ZERO_ATTENTION])
+
+
+@function("", *(getattr(torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), kind=Kind.LINEAR)
+def recurrence(x: Shape, *args: Any, out: Any) -> int:
+    # (input, hx, weights, ...), or of packed sequences (data, batch_sizes, hx, weights, ...): every weight matrix
+    # meets every time step of every sequence once
+    weights = args[2] if isinstance(args[2], list) else args[1]
+    return prod(x[:-1]) * sum(prod(weight) for weight in weights if len(weight) == 2)
+
+
+_CELLS = (getattr(torch._VF, f"{name}_cell") for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+
+
+@function("", *_CELLS, kind=Kind.LINEAR)
+def recurrent_cell(x: Shape, hx: Any, w_ih: Shape, w_hh: Shape, *_: Any, out: Any) -> int:
+    # one step: both weight matrices meet every row
+    return prod(x[:-1]) * (prod(w_ih) + prod(w_hh))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Counting one call
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def function_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Counter[Kind]:
+    """MACs of one called function by kind; empty if it has no formula."""
+    found: Counter[Kind] = Counter()
+    for entry in FORMULAS.get(_key(func), ()):
+        operands = _operands(entry, args, kwargs)
+        found[entry.kind or _kind(operands)] += entry.formula(*map(shapes_of, operands), out=shapes_of(out))
+    return found
+
+
+def _key(func: Any) -> Any:
+    """What a formula is declared for: the function itself, or the name of an operator without its overload."""
+    packet = getattr(func, "_overloadpacket", func)
+    name = getattr(packet, "_qualified_op_name", None)
+    return func if name is None else name.replace("::", ".")
+
+
+def _operands(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments that a formula takes, whether they came by position or by keyword."""
+    if not entry.names:
+        return list(args)
+    given = dict(zip(entry.names, args, strict=False))
+    given.update((entry.names[0] if name == "self" else name, value) for name, value in kwargs.items())
+    return [given[name] for name in entry.names if name in given]
+
+
+def _kind(operands: list[Any]) -> Kind:
+    flat = [item for each in operands for item in (each if isinstance(each, (list, tuple)) else (each,))]
+    return Kind.LINEAR if any(isinstance(item, torch.nn.Parameter) for item in flat) else Kind.MATMUL
 
 
 def attention_is_replaced() -> bool:
@@ -289,21 +370,20 @@ def attention_is_replaced() -> bool:
 class FunctionCounter(TorchFunctionMode):
     """Counts the products that Python code calls as functions, unless ``covered`` says that a module rule does.
 
-    ``macs`` holds MACs by op class.
+    ``macs`` holds MACs by kind.
     """
 
     def __init__(self, covered: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
-        self.macs: Counter[str] = Counter()
+        self.macs: Counter[Kind] = Counter()
         self._covered = covered
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        rule = RULES.get(func)
-        if rule is not None and not self._covered():
+        if not self._covered() and not user_formulas.is_covered():
             try:
-                self.macs.update(rule(args, kwargs, out))
+                self.macs.update(function_macs(func, args, kwargs, out))
             except Exception:  # an unusual way to call it: the op-level count will show the difference
                 logger.debug("no count for this call of %s", func, exc_info=True)
         return out

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.snapshot import OwnHooks
 
-from .functional import ATTENTION, CONV, LINEAR, MATMUL, PRODUCT_CLASSES, FunctionCounter, attention_is_replaced
+from .functional import FunctionCounter, attention_is_replaced
 from .module_rules import ModuleCounter
-from .op_level import DispatchMode, OpCounter, is_composite, op_class, op_macs, op_name
+from .op_level import DispatchMode, OpCounter, is_composite, op_macs, op_name
 from .tally import Count
 
 
@@ -69,9 +69,8 @@ class LiveCount:
             yield
         macs = modules.macs + functions.macs
         if not self._by_functions:
-            macs = Counter({name: n for name, n in modules.macs.items() if name not in PRODUCT_CLASSES})
-            for operator, n in operators.tally.macs.items():
-                macs[class_of_operator(operator)] += n
+            macs = Counter({kind: n for kind, n in modules.macs.items() if not kind.is_product})
+            macs += operators.tally.kinds - operators.tally.kinds_of_user
         if attention_is_replaced() and self.failure is None:
             self.failure = "scaled_dot_product_attention was replaced, and its kernel's products are not seen"
         self.count = Count.of(macs, operators.tally)
@@ -87,19 +86,6 @@ def _marked_as_running() -> Iterator[None]:
         yield
     finally:
         _live.running = outer
-
-
-_CLASS_OF_OP = {"mm": LINEAR, "addmm": LINEAR, "linear": LINEAR, "bmm": MATMUL, "baddbmm": MATMUL, "matmul": MATMUL}
-
-
-def class_of_operator(name: str) -> str:
-    """The op class of a dispatched operator that was seen alone, without the function or module it came from."""
-    short = name.partition(".")[2]
-    if "attention" in short:
-        return ATTENTION
-    if op_class(name) == "convolution":
-        return CONV
-    return _CLASS_OF_OP.get(short, MATMUL)
 
 
 class OutsideCalls(DispatchMode):

@@ -9,6 +9,7 @@ attention) is left to the function counter, so that both distributions give the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -17,7 +18,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.version import Version
@@ -25,18 +26,22 @@ from torch import nn
 
 from diffmeter.errors import MissingPackageError
 
-from .functional import CONV, LINEAR
+from . import user_formulas
+from .kinds import Kind, kind_of
+
+if TYPE_CHECKING:
+    from .op_level import OpTally
 
 logger = logging.getLogger(__name__)
 
 Rule = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 #: module types whose products thop counts exactly; exact types only, since a subclass may do anything
-_PRODUCT_TYPES: dict[type[nn.Module], str] = {
-    nn.Linear: LINEAR,
-    nn.Conv1d: CONV,
-    nn.Conv2d: CONV,
-    nn.Conv3d: CONV,
+_PRODUCT_TYPES: dict[type[nn.Module], Kind] = {
+    nn.Linear: Kind.LINEAR,
+    nn.Conv1d: Kind.CONV,
+    nn.Conv2d: Kind.CONV,
+    nn.Conv3d: Kind.CONV,
 }
 #: module types with products that thop's rules do not give exactly: never taken from thop
 _NOT_FROM_THOP: tuple[type[nn.Module], ...] = (
@@ -47,20 +52,6 @@ _NOT_FROM_THOP: tuple[type[nn.Module], ...] = (
     nn.RNNCellBase,
     nn.MultiheadAttention,
 )
-
-
-def _op_class(module_type: type[nn.Module]) -> str:
-    name = module_type.__name__.lower()
-    for part, op_class in (
-        ("norm", "normalization"),
-        ("pool", "pooling"),
-        ("upsampl", "upsampling"),
-        ("softmax", "softmax"),
-        ("relu", "activation"),
-    ):
-        if part in name:
-            return op_class
-    return "other"
 
 
 def _import_thop() -> Any:
@@ -113,8 +104,8 @@ def _thop_rules() -> dict[type[nn.Module], Rule]:
 
 
 @functools.cache
-def rule_for(module_type: Any) -> tuple[str, Rule] | None:
-    """The op class and thop's rule for a module type, or None where thop has none that is used here."""
+def rule_for(module_type: Any) -> tuple[Kind, Rule] | None:
+    """The kind and thop's rule for a module type, or None where thop has none that is used here."""
     rules = _thop_rules()
     if module_type in _PRODUCT_TYPES:
         return _PRODUCT_TYPES[module_type], rules[module_type]
@@ -125,31 +116,40 @@ def rule_for(module_type: Any) -> tuple[str, Rule] | None:
         rule = next((rules[t] for t in module_type.__mro__ if t in rules and t.__name__ == "_NormBase"), None)
     if rule is None or rule.__name__ == "zero_ops":
         return None
-    return _op_class(module_type), rule
+    return kind_of(module_type.__name__, Kind.OTHER), rule
 
 
 class _Shadow:
-    """Stands for a module in a thop rule: reads go to the module, ``total_ops`` stays here."""
+    """Stands for a module in a thop rule: reads go to the module, ``total_ops`` stays here.
+
+    Sizes are those of the weight that is there: a pruned layer may still name the sizes that it was made with.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.__dict__["_module"] = module
         self.__dict__["total_ops"] = 0
+        weight = getattr(module, "weight", None) if type(module) in _PRODUCT_TYPES else None
+        if weight is not None:  # (out, in/groups, *kernel)
+            outputs, inputs, *kernel = weight.shape
+            groups = getattr(module, "groups", 1)
+            self.__dict__.update(out_features=outputs, in_features=inputs, kernel_size=tuple(kernel))
+            self.__dict__.update(out_channels=outputs, in_channels=inputs * groups)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
 
 
-def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tuple[str, int] | None:
-    """Op class and operations that thop's rule gives for one call of ``module``; None without a rule."""
+def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tuple[Kind, int] | None:
+    """Kind and operations that thop's rule gives for one call of ``module``; None without a rule."""
     kind: Any = type(module)
     found = rule_for(kind)
     if found is None:
         return None
-    op_class, rule = found
+    operation, rule = found
     shadow = _Shadow(module)
     with torch.utils._python_dispatch._disable_current_modes():  # thop computes with tensors of its own
         rule(shadow, inputs, output)  # type: ignore[arg-type]
-        return op_class, int(shadow.total_ops)
+        return operation, int(shadow.total_ops)
 
 
 _FORWARDS = {kind: kind.forward for kind in _PRODUCT_TYPES}
@@ -158,15 +158,19 @@ _FORWARDS = {kind: kind.forward for kind in _PRODUCT_TYPES}
 def _is_itself(module: nn.Module) -> bool:
     """Whether a layer does what its class says: a replaced ``forward`` may skip the product, or make others."""
     kind = type(module)
-    return kind in _FORWARDS and "forward" not in module.__dict__ and kind.forward is _FORWARDS[kind]
+    if kind not in _FORWARDS or "forward" in module.__dict__ or kind.forward is not _FORWARDS[kind]:
+        return False
+    weight = module._parameters.get("weight")
+    return weight is None or weight.layout is torch.strided  # thop's rules are for dense weights
 
 
 class ModuleCounter:
     """Applies thop's rules through forward hooks; ``covered()`` tells whether a product rule is in charge now."""
 
     def __init__(self) -> None:
-        self.macs: Counter[str] = Counter()
+        self.macs: Counter[Kind] = Counter()
         self._depth = 0
+        self._of_user: list[tuple[nn.Module, contextlib.ExitStack, OpTally | None]] = []
 
     def covered(self) -> bool:
         return self._depth > 0
@@ -175,13 +179,27 @@ class ModuleCounter:
         """Forward pre-hook."""
         if _is_itself(module):
             self._depth += 1
+        if user_formulas.of_module(type(module)) is not None:
+            tally = user_formulas.tally_here()
+            stack = contextlib.ExitStack()
+            stack.enter_context(user_formulas.covered())
+            self._of_user.append((module, stack, tally))
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook (``with_kwargs=True``)."""
+        if self._of_user and self._of_user[-1][0] is module:
+            _, stack, tally = self._of_user.pop()
+            stack.close()
+            formula = user_formulas.of_module(type(module))
+            if formula is not None and tally is not None:
+                tally.add_of_user(formula, (module, *args) if formula.takes_module else args, kwargs, output)
+            return
         if type(module) in _PRODUCT_TYPES:
             if not _is_itself(module):
                 return
             self._depth -= 1
+        if user_formulas.is_covered():
+            return
         inputs = args if args else tuple(kwargs.values())
         try:
             counted = module_macs(module, inputs, output)
@@ -196,10 +214,11 @@ class ModuleCounter:
         handles = []
         for module in root.modules():
             kind: Any = type(module)
-            if rule_for(kind) is None:
+            of_user = user_formulas.of_module(kind) is not None
+            if rule_for(kind) is None and not of_user:
                 continue
             handles.append(module.register_forward_hook(self.after, with_kwargs=True))
-            if type(module) in _PRODUCT_TYPES:
+            if kind in _PRODUCT_TYPES or of_user:
                 handles.append(module.register_forward_pre_hook(self.before))
 
         def detach() -> None:

@@ -1,228 +1,300 @@
 """The op-level counter: MACs of every product that PyTorch really dispatches, from true shapes.
 
 It extends the formula registry of ``torch.utils.flop_counter`` (which gives FLOPs, halved here) by what that
-registry does not know: the CPU attention kernel, vector products, fused and composite operators. An operator that
-may hide a product and has no formula is reported by name, never taken as zero.
+registry does not know: the CPU attention kernel, vector products, sparse operands, fused and composite operators.
+An operator that is neither known to be a product nor known to be none is reported by name, never taken as zero.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-aten = torch.ops.aten
+from . import user_formulas
+from .kinds import Kind, kind_of
+from .operators import table
+from .shapes import Ragged, Shape, Sparse, shapes_of
+from .user_formulas import UserFormula
 
-CONVOLUTION = "convolution"
-MATRIX_PRODUCT = "matrix product"
+logger = logging.getLogger(__name__)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Formulas. Every one has the same signature: the operator's own arguments, in their order or by name, with its shape
+# in the place of each tensor, and the shape of the result as ``out``. It returns MACs. The function counter has
+# formulas of its own, written separately; neither may call the other's.
+# ---------------------------------------------------------------------------------------------------------------------
 
 Formula = Callable[..., int]
 
 
-def attention_product_macs(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Both attention products of one call: ``B*H*N*M*D + B*H*N*M*Dv``.
+class _Entry(NamedTuple):
+    formula: Formula
+    kind: Kind
+    takes_sparse: bool
+
+
+_FORMULAS: dict[str, list[_Entry]] = {}
+
+
+def operator(*names: str, kind: Kind | None = None, sparse: bool = False) -> Callable[[Formula], Formula]:
+    """Declare a formula for operators, by name without overload; an operator with several is their sum.
 
     Args:
-        query: tensor of shape (..., H, N, D); its batch dimensions and heads decide.
-        key: tensor of shape (..., Hk, M, D), where Hk may be smaller than H (grouped queries).
-        value: tensor of shape (..., Hk, M, Dv).
+        names: such as ``aten.mv``.
+        kind: what its MACs belong to; None: what the operator's name says.
+        sparse: whether it holds for sparse operands.
     """
-    *batch, n, d = query.shape
-    m, dv = key.shape[-2], value.shape[-1]
-    return prod(batch) * n * m * (d + dv)
+
+    def declare(formula: Formula) -> Formula:
+        for name in names:
+            _FORMULAS.setdefault(name, []).append(_Entry(formula, kind or kind_of(name), sparse))
+        return formula
+
+    return declare
 
 
-def _matmul(a: Any, b: Any, *_: Any, **__: Any) -> int:
-    # (..., n, k) @ (..., k, m), either side possibly one vector; batch dimensions broadcast
-    a_shape = (1, *a.shape) if a.dim() == 1 else tuple(a.shape)
-    b_shape = (*b.shape, 1) if b.dim() == 1 else tuple(b.shape)
-    batch = torch.broadcast_shapes(a_shape[:-2], b_shape[:-2])
-    return prod(batch) * a_shape[-2] * a_shape[-1] * b_shape[-1]
+@operator(
+    "aten.matmul",
+    "aten.mv",
+    "aten.dot",
+    "aten.vdot",
+    "aten._int_mm",
+    "aten._scaled_mm_v2",
+    "quantized.matmul",
+    kind=Kind.MATMUL,
+)
+def matrix_product(a: Shape, b: Shape, *_: Any, **__: Any) -> int:
+    # (..., n, k) @ (..., k, m), either side possibly one vector; batch dimensions broadcast: batch * n * k * m
+    a, b = (1, *a) if len(a) == 1 else a, (*b, 1) if len(b) == 1 else b
+    batch = torch.broadcast_shapes(a[:-2], b[:-2])
+    return prod(batch) * a[-2] * a[-1] * b[-1]
 
 
-def _linear(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    # (..., in) x (out, in)
-    return x.numel() * (weight.shape[0] if weight.dim() > 1 else 1)
+@operator(
+    *("aten.addmv", "aten.addbmm", "aten.addmm_", "aten.addmv_", "aten.addbmm_", "aten.baddbmm_"),
+    "aten._addmm_activation",
+)
+def matrix_product_added(_: Shape, a: Shape, b: Shape, *__: Any, **___: Any) -> int:
+    # addend + a @ b
+    return matrix_product(a, b)
 
 
-def _first_two(a: Any, b: Any, *_: Any, **__: Any) -> int:
-    return _matmul(a, b)
+def _sparse_product(a: Shape, b: Shape) -> int:
+    # every stored element of the sparse side meets one row, or column, of the dense side
+    if isinstance(a, Sparse):
+        if isinstance(b, Sparse):
+            raise LookupError("the product of two sparse operands depends on where their elements are")
+        return a.stored * (b[-1] if len(b) > 1 else 1)
+    assert isinstance(b, Sparse)
+    return b.stored * (a[-2] if len(a) > 1 else 1)
 
 
-def _second_two(_: Any, a: Any, b: Any, *__: Any, **___: Any) -> int:
-    return _matmul(a, b)
+@operator("aten.mm", "aten.bmm", "aten.mv", "aten.matmul", "aten._sparse_mm", sparse=True)
+def sparse_product(a: Shape, b: Shape, *_: Any, **__: Any) -> int:
+    # stored(a) * m for sparse (n, k) @ (k, m); n * stored(b) for (n, k) @ sparse (k, m)
+    return _sparse_product(a, b)
 
 
-def _conv(x: Any, weight: Any, *_: Any, out: Any, **__: Any) -> int:
-    # every output element sums in_channels/groups * kernel products; weight is (out, in/groups, *kernel)
-    return out.numel() * prod(weight.shape[1:])
+@operator(
+    *("aten.addmm", "aten.addmm_", "aten.addmv", "aten.addmv_", "aten.baddbmm", "aten.baddbmm_"),
+    *("aten._sparse_addmm", "aten.sspaddmm"),
+    sparse=True,
+)
+def sparse_product_added(_: Shape, a: Shape, b: Shape, *__: Any, **___: Any) -> int:
+    # addend + a @ b
+    return _sparse_product(a, b)
 
 
-def _conv_transpose(x: Any, weight: Any, *_: Any, **__: Any) -> int:
-    # every input element spreads to out_channels/groups * kernel; weight is (in, out/groups, *kernel)
-    return x.numel() * prod(weight.shape[1:])
+@operator("aten.linear", "aten.mkldnn_linear")
+def linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    # (..., in) x (out, in): every element of x meets one weight of each output
+    return prod(x) * (weight[0] if len(weight) > 1 else 1)
 
 
-def _conv_tbc(x: Any, weight: Any, *_: Any, out: Any, **__: Any) -> int:
-    # time x batch x channels; weight is (kernel, in, out)
-    return out.numel() * prod(weight.shape[:2])
+@operator("aten.linear", sparse=True)
+def sparse_linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    # (..., in) x sparse (out, in): every row of x meets each stored weight
+    if isinstance(x, Sparse) or not isinstance(weight, Sparse):
+        raise LookupError("a linear layer of a sparse input")
+    return prod(x[:-1]) * weight.stored
 
 
-def _packed_linear(x: Any, _weight: Any, *_: Any, out: Any, **__: Any) -> int:
-    # weight-only quantised kernels pack the weight: the output tells its width
-    return out.numel() * x.shape[-1]
+@operator(
+    *("aten._weight_int8pack_mm", "aten._weight_int4pack_mm", "aten._weight_int4pack_mm_for_cpu"),
+    *("aten._dyn_quant_matmul_4bit", "aten._weight_int4pack_mm_with_scales_and_zeros"),
+    *("quantized.linear", "quantized.linear_relu", "quantized.linear_dynamic", "quantized.linear_relu_dynamic"),
+    *("quantized.linear_dynamic_fp16", "quantized.linear_relu_dynamic_fp16", "quantized.linear_leaky_relu"),
+    *("quantized.linear_tanh", "quantized.linear_with_input_q_dq_qweight_dq_output_fp32"),
+    *(
+        "quantized.linear_with_input_q_dq_qweight_dq_relu_output_fp32",
+        "_quantized.linear",
+        "_quantized.linear_dynamic",
+    ),
+    *("quantized.linear_dynamic_fp16_unpacked_weight", "quantized.int4mm_packed_weight_cpu"),
+    *("_quantized.wrapped_fbgemm_linear_fp16_weight", "_quantized.wrapped_quantized_linear"),
+    *("_quantized._wrapped_quantized_linear_prepacked", "mkl._mkl_linear", "mkldnn._linear_pointwise"),
+    *("onednn.qlinear_pointwise", "onednn.linear_dynamic_fp16", "onednn.linear_relu_dynamic_fp16"),
+    *("sparse.qlinear", "sparse.qlinear_relu", "sparse.qlinear_dynamic", "sparse.qlinear_relu_dynamic"),
+    *("quanto.qbytes_mm", "quanto.udqmm"),
+)
+def packed_linear(x: Shape, *_: Any, out: Shape, **__: Any) -> int:
+    # a packed weight does not show its sizes: every output element sums the width of x
+    return prod(out) * x[-1]
 
 
-def _grouped_mm(a: Any, b: Any, offs: Any = None, *_: Any, **__: Any) -> int:
-    # 2D x 3D: rows are shared out among the groups (each row meets one (k, n) matrix); 3D x 3D: plain bmm
-    if a.dim() == 2 and b.dim() == 3:
-        return a.shape[0] * a.shape[1] * b.shape[2]
-    if a.dim() == 3 and b.dim() == 2:
-        return a.shape[1] * a.shape[2] * b.shape[1]
-    return _matmul(a, b)
+@operator(
+    *("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten._convolution_mode", "aten.mkldnn_convolution"),
+    *("aten.cudnn_convolution_relu", "aten.cudnn_convolution_add_relu", "aten.miopen_convolution"),
+    *("aten.miopen_convolution_relu", "aten.miopen_convolution_add_relu", "aten.miopen_depthwise_convolution"),
+    *("aten._conv_depthwise2d", "aten.conv_depthwise3d", "aten.slow_conv3d_forward"),
+    *("aten._nnpack_spatial_convolution", "aten.slow_conv_dilated2d", "aten.slow_conv_dilated3d"),
+    *("aten.thnn_conv2d", "aten.slow_conv3d", "aten._mps_convolution"),
+)
+def convolution(_: Shape, weight: Shape, *__: Any, out: Shape, **___: Any) -> int:
+    # weight (out, in/groups, *kernel): every output element sums in/groups * kernel products
+    return prod(out) * prod(weight[1:])
 
 
-def _native_multi_head_attention(
-    query: Any, key: Any, value: Any, embed_dim: int, _heads: int, qkv_weight: Any, *_: Any, **__: Any
-) -> int:
-    # (B, N, E) against (B, M, E): packed projections, two products, output projection
-    if query.is_nested:  # self-attention over sequences of different lengths
-        return sum(_native_multi_head_attention(*[t[None]] * 3, embed_dim, _heads, qkv_weight) for t in query.unbind())
-    b, n, e = query.shape
-    m = key.shape[1]
-    return b * (n * e * e + 2 * m * e * e) + 2 * b * n * m * e + b * n * e * e
+@operator(
+    *("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d", "aten.cudnn_convolution_transpose"),
+    *(
+        "aten._mps_convolution_transpose",
+        "aten.miopen_convolution_transpose",
+        "aten.slow_conv_transpose2d",
+        "aten.slow_conv_transpose3d",
+    ),
+)
+def convolution_transposed(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    # weight (in, out/groups, *kernel): every input element is spread over out/groups * kernel
+    return prod(x) * prod(weight[1:])
+
+
+@operator("aten.conv_tbc")
+def convolution_time_first(_: Shape, weight: Shape, *__: Any, out: Shape, **___: Any) -> int:
+    # (time, batch, channels), weight (kernel, in, out): every output element sums kernel * in products
+    return prod(out) * prod(weight[:2])
+
+
+@operator(
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_fused_attention_overrideable",
+    "aten._scaled_dot_product_attention_math_for_mps",
+    "aten.scaled_dot_product_attention",
+)
+def attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    # query (..., H, N, D), key (..., Hk, M, D), value (..., Hk, M, Dv), H a multiple of Hk: every head of the query
+    # has its own scores (N*M*D) and sums (N*M*Dv)
+    *heads, n, d = query
+    return prod(heads) * n * key[-2] * (d + value[-1])
+
+
+@operator("aten._grouped_mm", "aten._scaled_grouped_mm", "aten._scaled_grouped_mm_v2", kind=Kind.MATMUL)
+def grouped_product(a: Shape, b: Shape, *_: Any, **__: Any) -> int:
+    # rows, columns or widths are shared out among the groups: (t, k) x (g, k, n) gives each row one matrix,
+    # (g, n, k) x (k, t) each column one, (n, t) x (t, m) each group its part of t; (g, n, k) x (g, k, m) is a bmm
+    if len(a) == 3 and len(b) == 3:
+        return a[0] * a[1] * a[2] * b[2]
+    if len(a) == 3:
+        return a[1] * a[2] * b[1]
+    return a[0] * a[1] * b[-1]
+
+
+@operator("aten._euclidean_dist", "aten._cdist_forward", "aten.cdist", kind=Kind.MATMUL)
+def distances(a: Shape, b: Shape, p: float = 2.0, *_: Any, **__: Any) -> int:
+    # (..., P, D) against (..., R, D): the distance of two vectors takes their product, D MACs; other norms have none
+    if p != 2.0:
+        return 0
+    return prod(torch.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * b[-2] * a[-1]
+
+
+@operator("aten._pdist_forward", kind=Kind.MATMUL)
+def distances_within(a: Shape, p: float = 2.0, *_: Any, **__: Any) -> int:
+    # the distances of P vectors of size D from each other: P*(P-1)/2 pairs, D MACs each; other norms have none
+    return a[0] * (a[0] - 1) // 2 * a[1] if p == 2.0 else 0
+
+
+@operator("aten.affine_grid_generator", kind=Kind.MATMUL)
+def affine_grid(theta: Shape, *_: Any, out: Shape, **__: Any) -> int:
+    # theta (B, n, n + 1): every coordinate of the grid (B, ..., n) sums the n + 1 of its position
+    return prod(out) * theta[-1]
+
+
+@operator("aten._native_multi_head_attention", kind=Kind.LINEAR)
+def fused_projections(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed: int, *_: Any, **__: Any) -> int:
+    # (B, N, E) against (B, M, E): E*E for each query, key and value, and E*E for each result
+    if isinstance(query, Ragged):  # self-attention over sequences of different lengths
+        return sum(4 * n * embed * embed for n, _ in query)
+    return query[0] * (2 * query[1] + 2 * key[1]) * embed * embed
+
+
+@operator("aten._native_multi_head_attention", kind=Kind.ATTENTION)
+def fused_attention(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed: int, *_: Any, **__: Any) -> int:
+    # over all heads: N*M*E for the scores, N*M*E for the sums
+    if isinstance(query, Ragged):
+        return sum(2 * n * n * embed for n, _ in query)
+    return 2 * query[0] * query[1] * key[1] * embed
 
 
 # position of the first feed-forward weight among the operator's arguments that follow the packed projection's weight
 _FEED_FORWARD_WEIGHT = [
     argument.name for argument in torch.ops.aten._transformer_encoder_layer_fwd.default._schema.arguments
-].index("ffn_weight_1") - 4
+].index("ffn_weight_1") - 2
 
 
-def _transformer_encoder_layer(src: Any, embed_dim: int, num_heads: int, qkv_weight: Any, *args: Any, **_: Any) -> int:
-    # nn.TransformerEncoderLayer's fused path; src is (B, N, E), two feed-forward weights of E x hidden
-    if src.is_nested:  # sequences of different lengths, their padding left out
-        return sum(_transformer_encoder_layer(t[None], embed_dim, num_heads, qkv_weight, *args) for t in src.unbind())
-    b, n, e = src.shape
-    feed_forward = args[_FEED_FORWARD_WEIGHT]
-    return b * n * 4 * e * e + 2 * b * n * n * e + 2 * b * n * feed_forward.numel()
+@operator("aten._transformer_encoder_layer_fwd", kind=Kind.LINEAR)
+def encoder_layer_projections(source: Shape | Ragged, embed: int, *rest: Any, **_: Any) -> int:
+    # (B, N, E): four projections of E*E, and the two weights of the feed-forward part, each E*F
+    rows = sum(n for n, _ in source) if isinstance(source, Ragged) else source[0] * source[1]
+    return rows * (4 * embed * embed + 2 * prod(rest[_FEED_FORWARD_WEIGHT]))
 
 
-def _mkldnn_rnn_layer(x: Any, w_ih: Any, w_hh: Any, *_: Any, **__: Any) -> int:
+@operator("aten._transformer_encoder_layer_fwd", kind=Kind.ATTENTION)
+def encoder_layer_attention(source: Shape | Ragged, embed: int, *_: Any, **__: Any) -> int:
+    # over all heads: N*N*E for the scores, N*N*E for the sums, of each sequence
+    lengths = [n for n, _ in source] if isinstance(source, Ragged) else [source[1]] * source[0]
+    return sum(2 * n * n * embed for n in lengths)
+
+
+@operator("aten.mkldnn_rnn_layer")
+def recurrent_layer(x: Shape, input_weight: Shape, hidden_weight: Shape, *_: Any, **__: Any) -> int:
     # (time, batch, in): each step multiplies the input and the hidden state by the stacked gate weights
-    return x.shape[0] * x.shape[1] * (w_ih.numel() + w_hh.numel())
+    return x[0] * x[1] * (prod(input_weight) + prod(hidden_weight))
 
 
-_EXTRA: dict[str, Formula] = {
-    "_scaled_dot_product_flash_attention_for_cpu": attention_product_macs,
-    "_scaled_dot_product_fused_attention_overrideable": attention_product_macs,
-    "_scaled_dot_product_attention_math_for_mps": attention_product_macs,
-    "scaled_dot_product_attention": attention_product_macs,
-    "linear": _linear,
-    "matmul": _first_two,
-    "mv": _first_two,
-    "dot": _first_two,
-    "vdot": _first_two,
-    "addmv": _second_two,
-    "addbmm": _second_two,
-    "addmm_": _second_two,
-    "addmv_": _second_two,
-    "addbmm_": _second_two,
-    "baddbmm_": _second_two,
-    "_addmm_activation": _second_two,
-    "_int_mm": _first_two,
-    "_scaled_mm_v2": _first_two,
-    "_grouped_mm": _grouped_mm,
-    "_scaled_grouped_mm": _grouped_mm,
-    "_weight_int8pack_mm": _packed_linear,
-    "_weight_int4pack_mm": _packed_linear,
-    "_weight_int4pack_mm_for_cpu": _packed_linear,
-    "_dyn_quant_matmul_4bit": _packed_linear,
-    "conv1d": _conv,
-    "conv2d": _conv,
-    "conv3d": _conv,
-    "_convolution_mode": _conv,
-    "mkldnn_convolution": _conv,
-    "cudnn_convolution_relu": _conv,
-    "conv_tbc": _conv_tbc,
-    "conv_transpose1d": _conv_transpose,
-    "conv_transpose2d": _conv_transpose,
-    "conv_transpose3d": _conv_transpose,
-    "_native_multi_head_attention": _native_multi_head_attention,
-    "_transformer_encoder_layer_fwd": _transformer_encoder_layer,
-    "mkldnn_rnn_layer": _mkldnn_rnn_layer,
-}
+@operator("aten._cudnn_rnn", "aten.miopen_rnn")
+def recurrent_network(x: Shape, weights: list[Shape], *_: Any, **__: Any) -> int:
+    # (time, batch, in), or the rows of packed sequences (rows, in): every weight matrix meets every row once
+    return prod(x[:-1]) * sum(prod(weight) for weight in weights if len(weight) == 2)
 
-#: aten operators with products inside and no formula here: seen, they are reported instead of taken as zero
-_UNKNOWN_PRODUCTS = frozenset(
-    [
-        "_cudnn_rnn",
-        "miopen_rnn",
-        "_thnn_differentiable_lstm_cell_backward",
-        "_trilinear",
-        "ormqr",
-        "cholesky_solve",
-        "linalg_solve_ex",
-        "_linalg_solve_ex",
-        "linalg_lu_factor_ex",
-        "linalg_lu_solve",
-        "linalg_inv_ex",
-        "linalg_qr",
-        "_linalg_svd",
-        "_linalg_eigh",
-        "linalg_eig",
-        "linalg_cholesky_ex",
-        "linalg_lstsq",
-        "linalg_matrix_exp",
-        "matrix_exp",
-        "linalg_ldl_factor_ex",
-        "linalg_householder_product",
-        "triangular_solve",
-        "linalg_solve_triangular",
-        "_sparse_mm",
-        "sparse_sampled_addmm",
-        "_linalg_det",
-        "_linalg_slogdet",
-        "_padded_dense_to_jagged_forward",
-        "_scaled_grouped_mm_v2",
-        "_foreach_mm",
-        "_mixed_dtypes_linear",
-        "_lstm_mps",
-        "_cslt_sparse_mm",
-        "_sparse_addmm",
-        "_sparse_mm_reduce_impl",
-        "_sparse_semi_structured_addmm",
-        "_sparse_semi_structured_linear",
-        "_sparse_semi_structured_mm",
-        "_sparse_sparse_matmul",
-        "_spsolve",
-        "hspmm",
-        "sspaddmm",
-        "linalg_ldl_solve",
-        "mkldnn_linear",
-        "quantized_gru",
-        "quantized_lstm",
-        "_cudnn_attention_forward",
-        "_flash_attention_forward_no_dropout_inplace",
-        "_triton_multi_head_attention",
-        "_triton_scaled_dot_attention",
-    ]
+
+@operator("aten._lstm_mps", kind=Kind.LINEAR)
+def recurrent_network_mps(x: Shape, _: Any, weights: list[Shape], *__: Any, **___: Any) -> int:
+    # the same
+    return recurrent_network(x, weights)
+
+
+@operator(
+    *(f"quantized.conv{n}d{variant}" for n in (1, 2, 3) for variant in ("", "_relu", "_dynamic")),
+    *(f"_quantized.conv{n}d{variant}" for n in (2, 3) for variant in ("", "_relu")),
+    "quantized.conv2d_add",
+    "quantized.conv2d_add_relu",
 )
+def packed_convolution(_: Shape, packed: Any, *__: Any, out: Shape, **___: Any) -> int:
+    # the packed weight is (out, in/groups, *kernel)
+    return prod(out) * prod(packed.unpack()[0].shape[1:])
 
-_EXTRA_PACKETS: dict[Any, Formula] = {getattr(aten, name): f for name, f in _EXTRA.items() if hasattr(aten, name)}
-_CONVOLUTIONS = frozenset(
-    name
-    for name in (*_EXTRA, "convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward")
-    if "conv" in name
-)
-#: operator namespaces whose operators are known: the rest are somebody's kernels
-_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler", "debugprims"})
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Counting one operator
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def op_name(func: Any) -> str:
@@ -231,9 +303,38 @@ def op_name(func: Any) -> str:
     return f"{getattr(func, 'namespace', 'higher_order')}.{getattr(packet, '__name__', str(packet))}"
 
 
-def op_class(name: str) -> str:
-    """The group in which both counters are compared: convolutions, or everything that is a matrix product."""
-    return CONVOLUTION if name.partition(".")[2] in _CONVOLUTIONS else MATRIX_PRODUCT
+def has_formula(func: Any) -> bool:
+    """Whether an operator's products are known here or in PyTorch's registry."""
+    return op_name(func) in _FORMULAS or getattr(func, "_overloadpacket", func) in flop_registry
+
+
+def op_products(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> dict[Kind, int] | None:
+    """MACs of one dispatched operator by kind, or None if it is no product.
+
+    Raises:
+        LookupError: the operator may hold a product and has no formula.
+    """
+    name = op_name(func)
+    entries = _FORMULAS.get(name, ())
+    registered = flop_registry.get(getattr(func, "_overloadpacket", func))
+    if not entries and registered is None:
+        if name in table().no_product or name in table().left_out:
+            return None
+        raise LookupError(name)
+    shapes, named, result = [shapes_of(a) for a in args], {k: shapes_of(v) for k, v in kwargs.items()}, shapes_of(out)
+    named.pop("out", None)
+    sparse = any(isinstance(shape, Sparse) for shape in (*shapes, *named.values()))
+    fitting = [entry for entry in entries if entry.takes_sparse is sparse]
+    if fitting:
+        products: Counter[Kind] = Counter()
+        for entry in fitting:
+            products[entry.kind] += entry.formula(*shapes, **named, out=result)
+        return dict(products)
+    if registered is None or sparse:
+        raise LookupError(f"{name} of sparse operands")
+    if getattr(registered, "__code__", None) is not _ON_SHAPES:
+        return {kind_of(name): registered(*args, **kwargs, out_val=out) // 2}
+    return {kind_of(name): registered.__wrapped__(*shapes, **named, out_shape=result) // 2}
 
 
 def op_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int | None:
@@ -242,82 +343,121 @@ def op_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
     Raises:
         LookupError: the operator may hold a product and has no formula.
     """
-    packet = getattr(func, "_overloadpacket", func)
-    formula = _EXTRA_PACKETS.get(packet)
-    if formula is not None:
-        if formula in (_conv, _conv_tbc, _packed_linear):
-            kwargs = {**kwargs, "out": out}
-        return formula(*args, **kwargs)
-    registered = flop_registry.get(packet)
-    if registered is not None:
-        if getattr(registered, "__code__", None) is not _ON_SHAPES:
-            return registered(*args, **kwargs, out_val=out) // 2
-        shapes = {name: _shapes(value) for name, value in kwargs.items()}
-        return registered.__wrapped__(*map(_shapes, args), **shapes, out_shape=_shapes(out)) // 2
-    if getattr(func, "namespace", None) not in _KNOWN_NAMESPACES or packet.__name__ in _UNKNOWN_PRODUCTS:
-        raise LookupError(op_name(func))
-    return None
+    products = op_products(func, args, kwargs, out)
+    return None if products is None else sum(products.values())
 
 
 #: the wrapper of the registry's formulas on shapes: its walk through trees of operands takes longer than the operator
 _ON_SHAPES = getattr(flop_counter.shape_wrapper(lambda: 0), "__code__", None)
 
 
-def _shapes(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.shape
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_shapes, value)) if type(value) in (list, tuple) else value
-    return value
-
-
 def is_composite(func: Any) -> bool:
     """Whether an operator is seen whole (as under inference mode) that should be looked into."""
-    packet = getattr(func, "_overloadpacket", func)
-    if packet in _EXTRA_PACKETS or packet in flop_registry or not hasattr(func, "_can_decompose"):
+    if has_formula(func) or user_formulas.of_operator(func) is not None or not hasattr(func, "_can_decompose"):
         return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 class OpTally:
-    """What one counted forward dispatched: MACs by operator, and the operators without a formula."""
+    """What one counted forward dispatched.
+
+    Attributes:
+        macs: MACs by operator; a user's formula by the name of its target.
+        kinds: the same MACs by kind.
+        of_user: the part that users' formulas gave, by target and kind.
+        unknown: what may hold products and has no formula, with how often it ran.
+        left_out: operators that are no product and are named all the same, with how often they ran.
+    """
 
     def __init__(self) -> None:
         self.macs: Counter[str] = Counter()
+        self.kinds: Counter[Kind] = Counter()
+        self.of_user: Counter[tuple[str, Kind]] = Counter()
         self.unknown: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         self._silent: set[Any] = set()  # operators known to be no product: most of a forward
 
     @property
     def total(self) -> int:
+        """MACs of every product."""
         return sum(self.macs.values())
 
-    def by_class(self) -> dict[str, int]:
-        """MACs by comparison group (convolution, matrix product)."""
-        groups = {CONVOLUTION: 0, MATRIX_PRODUCT: 0}
-        for name, macs in self.macs.items():
-            groups[op_class(name)] += macs
-        return groups
+    @property
+    def kinds_of_user(self) -> Counter[Kind]:
+        """The part of ``kinds`` that users' formulas gave."""
+        kinds: Counter[Kind] = Counter()
+        for (_, kind), macs in self.of_user.items():
+            kinds[kind] += macs
+        return kinds
 
     def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
         """Note one dispatched operator; returns its MACs."""
-        if func in self._silent:
+        if func in self._silent or user_formulas.is_covered():
             return 0
+        formula = user_formulas.of_operator(func) or _registered_with_torch(func)
+        if formula is not None:
+            return self.add_of_user(formula, args, kwargs, out)
+        name = op_name(func)
         try:
-            macs = op_macs(func, args, kwargs, out)
+            products = op_products(func, args, kwargs, out)
         except Exception:  # no formula, or one that does not fit: reported, and the run goes on
-            self.unknown[op_name(func)] += 1
+            self.unknown[name] += 1
             return 0
-        if macs is None:
-            self._silent.add(func)
+        if products is None:
+            if name in table().left_out:
+                self.left_out[name] += 1
+            else:
+                self._silent.add(func)
             return 0
-        self.macs[op_name(func)] += macs
+        macs = sum(products.values())
+        self.macs[name] += macs
+        self.kinds.update(products)
+        return macs
+
+    def add_of_user(self, formula: UserFormula, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
+        """Note one call that a user's formula counts; returns its MACs."""
+        try:
+            macs = formula(*args, out=out, **{name: value for name, value in kwargs.items() if name != "out"})
+        except Exception:
+            logger.debug("the formula of %s failed", formula.name, exc_info=True)
+            self.unknown[formula.name] += 1
+            return 0
+        self.macs[formula.name] += macs
+        self.kinds[formula.kind] += macs
+        self.of_user[formula.name, formula.kind] += macs
         return macs
 
 
+def _registered_with_torch(func: Any) -> UserFormula | None:
+    """A formula that somebody gave to PyTorch's registry for an operator of their own."""
+    if getattr(func, "namespace", "aten") in ("aten", "higher_order"):
+        return None
+    registered = flop_registry.get(getattr(func, "_overloadpacket", None))
+    if registered is None:
+        return None
+    name = op_name(func)
+    return UserFormula(
+        name, lambda *args, out, **kwargs: registered(*args, **kwargs, out_val=out) // 2, kind_of(name, Kind.MATMUL)
+    )
+
+
 class DispatchMode(TorchDispatchMode):
-    """A dispatch mode that keeps out of ``torch.compile``'s way and does not import it."""
+    """A dispatch mode that keeps out of ``torch.compile``'s way and does not import it.
+
+    While one with a ``tally`` is entered, users' formulas for functions and modules count into it.
+    """
 
     supports_higher_order_operators = True
+    tally: OpTally | None = None
+
+    def __enter__(self) -> DispatchMode:
+        super().__enter__()
+        user_formulas.start(self.tally)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        user_formulas.stop(self.tally)
+        super().__exit__(*exception)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -335,6 +475,8 @@ class OpCounter(DispatchMode):
     ...     model(x)
     >>> counter.tally.total      # MACs of every product
     """
+
+    tally: OpTally
 
     def __init__(self) -> None:
         super().__init__()

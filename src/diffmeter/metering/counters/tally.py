@@ -1,12 +1,22 @@
-"""The result of counting one call: MACs by op class from thop + functions, and the op-level count beside it."""
+"""The result of counting one call: MACs by kind from thop + functions, and the op-level count beside it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .functional import CONV, PRODUCT_CLASSES, WEIGHT_CLASSES
-from .op_level import CONVOLUTION, MATRIX_PRODUCT, OpTally
+from .kinds import GROUPS, Kind
+from .op_level import OpTally
+
+
+@dataclass(frozen=True)
+class OfUser:
+    """What a formula of the user's gave: its target, the kind of its MACs and how many."""
+
+    name: str
+    kind: Kind
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -14,25 +24,39 @@ class Count:
     """MACs of one call, counted by two counters.
 
     Attributes:
-        by_class: thop's rules and the function counter: MACs by op class (``conv``, ``linear``, ``attention``,
-            ``matmul``, ``attention_softmax``, ``normalization``, ...).
+        by_class: MACs by kind (``conv``, ``linear``, ``attention``, ``matmul``, ``attention_softmax``,
+            ``normalization``, ...): thop's rules and the function counter. In a group where the counters differ and
+            the operators are all known, the operators' own kinds stand instead.
         op_level: the op-level counter: MACs by dispatched operator, such as ``aten.addmm``.
-        op_level_by_group: the same by the groups that are compared.
-        unknown: operators that may hold products and have no formula, with how often they ran.
+        differences: groups in which the counters differ: (thop + functions, op level). Empty when they agree.
+        unknown: what may hold products and has no formula, with how often it ran.
+        left_out: operators that are no product and are named all the same, with how often they ran.
+        of_user: the part that users' formulas gave; it is in both views.
     """
 
     by_class: Mapping[str, int]
     op_level: Mapping[str, int]
-    op_level_by_group: Mapping[str, int]
-    unknown: Mapping[str, int]
+    differences: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    of_user: tuple[OfUser, ...] = ()
 
     @classmethod
-    def of(cls, by_class: Mapping[str, int], tally: OpTally) -> Count:
+    def of(cls, by_kind: Mapping[Kind, int], tally: OpTally) -> Count:
+        """Put the two views together: ``by_kind`` from thop and the functions, ``tally`` from the operators."""
+        kinds = Counter(by_kind) + tally.kinds_of_user
+        mine, theirs = _by_group(kinds), _by_group(tally.kinds)
+        differences = {group: (mine[group], theirs[group]) for group in GROUPS if mine[group] != theirs[group]}
+        if not tally.unknown:
+            for group in differences:
+                kinds = _with_group_of(kinds, tally.kinds, group)
         return cls(
-            {name: macs for name, macs in sorted(by_class.items()) if macs},
+            {kind.value: macs for kind, macs in sorted(kinds.items()) if macs},
             dict(sorted(tally.macs.items())),
-            tally.by_class(),
+            differences,
             dict(sorted(tally.unknown.items())),
+            dict(sorted(tally.left_out.items())),
+            tuple(OfUser(name, kind, macs) for (name, kind), macs in sorted(tally.of_user.items())),
         )
 
     @property
@@ -43,20 +67,23 @@ class Count:
     @property
     def matmul_macs_without_attention(self) -> int:
         """Products with a weight on one side: convolutions and linear layers."""
-        return sum(macs for name, macs in self.by_class.items() if name in WEIGHT_CLASSES)
+        return sum(macs for name, macs in self.by_class.items() if Kind(name).has_weight)
 
     @property
     def total_macs(self) -> int:
-        """The design's convention: thop's rules plus attention with its softmax."""
+        """The default convention: thop's rules plus attention with its softmax."""
         return sum(self.by_class.values())
 
-    @property
-    def differences(self) -> dict[str, tuple[int, int]]:
-        """Groups in which the counters differ: (thop + functions, op level). Empty when they agree."""
-        conv = self.by_class.get(CONV, 0)
-        products = sum(macs for name, macs in self.by_class.items() if name in PRODUCT_CLASSES) - conv
-        pairs = {
-            CONVOLUTION: (conv, self.op_level_by_group[CONVOLUTION]),
-            MATRIX_PRODUCT: (products, self.op_level_by_group[MATRIX_PRODUCT]),
-        }
-        return {group: pair for group, pair in pairs.items() if pair[0] != pair[1]}
+
+def _by_group(kinds: Mapping[Kind, int]) -> dict[str, int]:
+    groups = dict.fromkeys(GROUPS, 0)
+    for kind, macs in kinds.items():
+        if kind.is_product:
+            groups[kind.group] += macs
+    return groups
+
+
+def _with_group_of(kinds: Counter[Kind], other: Mapping[Kind, int], group: str) -> Counter[Kind]:
+    """``kinds`` with the products of one group taken from ``other``."""
+    kept = {kind: macs for kind, macs in kinds.items() if not (kind.is_product and kind.group == group)}
+    return Counter(kept | {kind: macs for kind, macs in other.items() if kind.group == group})

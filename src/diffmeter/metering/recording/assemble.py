@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffmeter.metering.counters.functional import WEIGHT_CLASSES
-from diffmeter.metering.counters.live import class_of_operator
+from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
 from diffmeter.models.blueprint import origin_of
@@ -247,7 +246,7 @@ def _place(listed: list[_Entry], record: CallRecord) -> int:
 def _direct_call(direct: DirectProducts) -> CallProfile:
     by_class: Counter[str] = Counter()
     for operator, macs in direct.macs.items():
-        by_class[class_of_operator(operator)] += macs
+        by_class[kind_of(operator).value] += macs
     return CallProfile(
         method=direct.path,
         count=1,
@@ -255,7 +254,7 @@ def _direct_call(direct: DirectProducts) -> CallProfile:
         shapes={},
         dtypes={},
         matmul_macs=sum(direct.macs.values()),
-        matmul_macs_without_attention=sum(m for name, m in by_class.items() if name in WEIGHT_CLASSES),
+        matmul_macs_without_attention=sum(m for name, m in by_class.items() if Kind(name).has_weight),
         total_macs=sum(direct.macs.values()),
         macs_by_op=dict(by_class),
         op_level=dict(direct.macs),
