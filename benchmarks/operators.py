@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from diffmeter.compat import all_operators, schema_of
 from diffmeter.metering.counters import operators
 from diffmeter.metering.counters.op_level import OpCounter, has_formula, is_composite, op_name
 
@@ -112,7 +113,7 @@ NO_PRODUCT = {
 def packets() -> Iterator[tuple[str, list[Any]]]:
     """Every operator by name (``aten.add``), with its overloads."""
     found: dict[str, list[Any]] = defaultdict(list)
-    for full in sorted(torch._C._dispatch_get_all_op_names()):
+    for full in all_operators():
         namespace, _, rest = full.partition("::")
         name, _, overload = rest.partition(".")
         try:
@@ -143,21 +144,25 @@ def standing(name: str, overloads: list[Any]) -> tuple[str, str] | None:
         return "formula", ""
     if all(is_composite(func) for func in overloads):
         return "looked_into", ""
-    for part, rules in _RULES[:2]:
-        for reason, pattern in rules:
-            if pattern.fullmatch(name):
-                return part, reason
-    base = name.rstrip("_") if name.endswith("_") else name
-    if any(torch.Tag.pointwise in func.tags for func in (*overloads, *_overloads(base))):
-        return "no_product", "elementwise"
-    if any(result.alias_info is not None and not result.alias_info.is_write
-           for func in overloads for result in func._schema.returns):  # fmt: skip
-        return "no_product", "view"
-    for reason, pattern in _RULES[2][1]:
-        if pattern.fullmatch(name):
-            return "no_product", reason
-    if not any("Tensor" in str(argument.type) for func in overloads for argument in func._schema.arguments):
-        return "no_product", "creation of a tensor"
+    by_name = next(
+        ((part, reason) for part, rules in _RULES for reason, pattern in rules if pattern.fullmatch(name)), None
+    )
+    if by_name is not None and by_name[0] != "no_product":
+        return by_name
+    reason = _by_declaration(name, overloads) or (by_name[1] if by_name else None)
+    return None if reason is None else ("no_product", reason)
+
+
+def _by_declaration(name: str, overloads: list[Any]) -> str | None:
+    """Why an operator is no product by what PyTorch declares of it; None where that does not say it."""
+    if any(torch.Tag.pointwise in func.tags for func in (*overloads, *_overloads(name.rstrip("_")))):
+        return "elementwise"
+    schemas = [schema for schema in map(schema_of, overloads) if schema is not None]
+    aliases = (result.alias_info for schema in schemas for result in schema.returns)
+    if any(alias is not None and not alias.is_write for alias in aliases):
+        return "view"
+    if not any("Tensor" in str(argument.type) for schema in schemas for argument in schema.arguments):
+        return "creation of a tensor, or none at all"
     return None
 
 

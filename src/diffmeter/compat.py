@@ -40,6 +40,17 @@ def overload_name(operator: Any) -> str:
     return str(getattr(operator, "_overloadname", ""))
 
 
+def qualified_name(packet: Any) -> str | None:
+    """The name of an operator packet with its namespace ("aten.add"); None for what is no operator."""
+    name = getattr(packet, "_qualified_op_name", None)
+    return None if name is None else str(name).replace("::", ".")
+
+
+def all_operators() -> list[str]:
+    """Every overload that the dispatcher knows ("aten::add.Tensor")."""
+    return sorted(torch._C._dispatch_get_all_op_names())
+
+
 def schema_of(operator: Any) -> Any | None:
     """The schema of an overload: its arguments, defaults and what it writes into; None for what has none."""
     return getattr(operator, "_schema", None)

@@ -89,15 +89,14 @@ def test_products_outside_calls_are_found() -> None:
 
 
 def test_the_outermost_module_on_the_stack() -> None:
-    inner = component(lambda self, x: outermost_module(belongs, lambda m: ("_call_impl",), within.__code__))
+    inner = component(lambda self, x: outermost_module(belongs, lambda m: ("_call_impl",), strangers=strangers[0]))
     outer = component(lambda self, x: self.inner(x), inner=inner)
-
-    def within(module):
-        return module(torch.ones(1))
+    strangers = [True]
 
     def belongs(module):
         return module is outer
 
-    assert within(outer) is outer
-    assert within(inner) is inner  # a stranger inside the generation
-    assert inner(torch.ones(1)) is None  # a stranger outside it
+    assert outer(torch.ones(1)) is outer
+    assert inner(torch.ones(1)) is inner  # a module that is no component
+    strangers[0] = False
+    assert inner(torch.ones(1)) is None

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from diffmeter.compat import NATIVE_ATTENTION, RECURRENT_FUNCTIONS, packet_of, qualified_name
+
 from . import user_formulas
 from .einsum import einsum_macs
 from .kinds import Kind
@@ -75,7 +77,6 @@ def _existing(place: Any, *names: str) -> tuple[Any, ...]:
     return tuple(getattr(place, name) for name in names if hasattr(place, name))
 
 
-NATIVE_ATTENTION: Any = torch._C._nn.scaled_dot_product_attention
 _ATTENTION = (
     NATIVE_ATTENTION,
     "aten.scaled_dot_product_attention",
@@ -103,7 +104,7 @@ def attention_softmax(query: Shape, key: Shape, value: Shape, *, out: Shape) -> 
 
 @function("input other", torch.matmul, torch.linalg.matmul, *_methods("matmul", "__matmul__"), "aten.matmul")
 @function("input mat2", torch.mm, torch.bmm, *_methods("mm", "bmm"), "aten.mm", "aten.bmm")
-@function("input mat2", torch._int_mm, torch._scaled_mm, "aten._int_mm", "aten._scaled_mm")
+@function("input mat2", *_existing(torch, "_int_mm", "_scaled_mm"), "aten._int_mm", "aten._scaled_mm")
 @function("input vec", torch.mv, Tensor.mv, "aten.mv")
 @function("input tensor", torch.dot, Tensor.dot, "aten.dot")
 @function("input other", torch.vdot, Tensor.vdot, "aten.vdot")
@@ -310,7 +311,10 @@ def _keys(key: Shape, rest: tuple[Any, ...]) -> int:
     return key[0] + (rest[_BIAS_K] is not None) + bool(rest[_ZERO_ATTENTION])
 
 
-@function("", *(getattr(torch._VF, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")), kind=Kind.LINEAR)
+_RECURRENCES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+@function("", *(getattr(RECURRENT_FUNCTIONS, name) for name in _RECURRENCES), kind=Kind.LINEAR)
 def recurrence(x: Shape, *args: Any, out: Any) -> int:
     # (input, hx, weights, ...), or of packed sequences (data, batch_sizes, hx, weights, ...): every weight matrix
     # meets every time step of every sequence once
@@ -318,10 +322,7 @@ def recurrence(x: Shape, *args: Any, out: Any) -> int:
     return prod(x[:-1]) * sum(prod(weight) for weight in weights if len(weight) == 2)
 
 
-_CELLS = (getattr(torch._VF, f"{name}_cell") for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
-
-
-@function("", *_CELLS, kind=Kind.LINEAR)
+@function("", *(getattr(RECURRENT_FUNCTIONS, f"{name}_cell") for name in _RECURRENCES), kind=Kind.LINEAR)
 def recurrent_cell(x: Shape, hx: Any, w_ih: Shape, w_hh: Shape, *_: Any, out: Any) -> int:
     # one step: both weight matrices meet every row
     return prod(x[:-1]) * (prod(w_ih) + prod(w_hh))
@@ -343,9 +344,7 @@ def function_macs(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out:
 
 def _key(func: Any) -> Any:
     """What a formula is declared for: the function itself, or the name of an operator without its overload."""
-    packet = getattr(func, "_overloadpacket", func)
-    name = getattr(packet, "_qualified_op_name", None)
-    return func if name is None else name.replace("::", ".")
+    return qualified_name(packet_of(func)) or func
 
 
 def _operands(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

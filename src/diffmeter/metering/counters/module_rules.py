@@ -24,6 +24,7 @@ import torch
 from packaging.version import Version
 from torch import nn
 
+from diffmeter.compat import ConvNd, without_dispatch_modes
 from diffmeter.errors import MissingPackageError
 
 from . import user_formulas
@@ -45,7 +46,7 @@ _PRODUCT_TYPES: dict[type[nn.Module], Kind] = {
 }
 #: module types with products that thop's rules do not give exactly: never taken from thop
 _NOT_FROM_THOP: tuple[type[nn.Module], ...] = (
-    nn.modules.conv._ConvNd,
+    ConvNd,
     nn.Linear,
     nn.Bilinear,
     nn.RNNBase,
@@ -147,7 +148,7 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tupl
         return None
     operation, rule = found
     shadow = _Shadow(module)
-    with torch.utils._python_dispatch._disable_current_modes():  # thop computes with tensors of its own
+    with without_dispatch_modes():  # thop computes with tensors of its own
         rule(shadow, inputs, output)  # type: ignore[arg-type]
         return operation, int(shadow.total_ops)
 

@@ -18,6 +18,9 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from diffmeter import compat
+from diffmeter.compat import packet_of, schema_of
+
 from . import user_formulas
 from .kinds import Kind, kind_of
 from .operators import table
@@ -245,7 +248,7 @@ def fused_attention(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed: 
 
 # position of the first feed-forward weight among the operator's arguments that follow the packed projection's weight
 _FEED_FORWARD_WEIGHT = [
-    argument.name for argument in torch.ops.aten._transformer_encoder_layer_fwd.default._schema.arguments
+    argument.name for argument in schema_of(torch.ops.aten._transformer_encoder_layer_fwd.default).arguments
 ].index("ffn_weight_1") - 2
 
 
@@ -299,13 +302,13 @@ def packed_convolution(_: Shape, packed: Any, *__: Any, out: Shape, **___: Any) 
 
 def op_name(func: Any) -> str:
     """``aten.addmm`` for the overload ``aten.addmm.default``; higher-order operators by their own name."""
-    packet = getattr(func, "_overloadpacket", func)
+    packet = packet_of(func)
     return f"{getattr(func, 'namespace', 'higher_order')}.{getattr(packet, '__name__', str(packet))}"
 
 
 def has_formula(func: Any) -> bool:
     """Whether an operator's products are known here or in PyTorch's registry."""
-    return op_name(func) in _FORMULAS or getattr(func, "_overloadpacket", func) in flop_registry
+    return op_name(func) in _FORMULAS or packet_of(func) in flop_registry
 
 
 def op_products(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> dict[Kind, int] | None:
@@ -316,7 +319,7 @@ def op_products(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     """
     name = op_name(func)
     entries = _FORMULAS.get(name, ())
-    registered = flop_registry.get(getattr(func, "_overloadpacket", func))
+    registered = flop_registry.get(packet_of(func))
     if not entries and registered is None:
         if name in table().no_product or name in table().left_out:
             return None
@@ -355,7 +358,7 @@ def is_composite(func: Any) -> bool:
     """Whether an operator is seen whole (as under inference mode) that should be looked into."""
     if has_formula(func) or user_formulas.of_operator(func) is not None or not hasattr(func, "_can_decompose"):
         return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+    return compat.is_composite(func)
 
 
 class OpTally:
@@ -432,7 +435,7 @@ def _registered_with_torch(func: Any) -> UserFormula | None:
     """A formula that somebody gave to PyTorch's registry for an operator of their own."""
     if getattr(func, "namespace", "aten") in ("aten", "higher_order"):
         return None
-    registered = flop_registry.get(getattr(func, "_overloadpacket", None))
+    registered = flop_registry.get(packet_of(func))
     if registered is None:
         return None
     name = op_name(func)

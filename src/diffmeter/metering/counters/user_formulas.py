@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from diffmeter.compat import packet_of
+
 from .kinds import Kind
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def of_operator(func: Any) -> UserFormula | None:
     table = current()
     if not table:
         return None
-    return table.get(func) or table.get(getattr(func, "_overloadpacket", None))
+    return table.get(func) or table.get(packet_of(func))
 
 
 def of_module(cls: type) -> UserFormula | None:
