@@ -17,6 +17,7 @@ if __name__ != "diffmeter":  # "src.diffmeter" would be a second package with cl
 _PUBLIC = {
     "observe": "metering.recording.observe",
     "dry_run": "metering.recording.dry_run",
+    "count": "metering.recording.count",
     "compare": "reports.comparison",
     "sweep": "reports.comparison",
     "formula": "formulas.library",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from diffmeter.formulas.library import formula as formula
     from diffmeter.inference import generate_image as generate_image
     from diffmeter.inference import generate_images_sequential as generate_images_sequential
+    from diffmeter.metering.recording.count import count as count
     from diffmeter.metering.recording.dry_run import dry_run as dry_run
     from diffmeter.metering.recording.observe import observe as observe
     from diffmeter.model_manager import get_model_manager as get_model_manager

@@ -22,6 +22,7 @@ from diffmeter.errors import DiffmeterError
 VERBS: tuple[tuple[str, str], ...] = (
     ("generate", "generate"),
     ("profile", "profile"),
+    ("count", "count"),
     ("compare", "compare"),
     ("sweep", "sweep"),
     ("formula", "formula"),

@@ -23,6 +23,7 @@ from urllib.request import getproxies
 
 from diffmeter.errors import DiffmeterError, ModelLoadError, ModelNotFoundError, TemporaryHubError
 
+from .addresses import Address
 from .blueprint import Blueprint, ComponentBlueprint, component_type, pipeline_type
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,20 @@ def read_blueprint(
     if variant is not None:
         _check_variant(source, name, variant)
     return _parse_index(index, source, name)
+
+
+def read_text(address: Address, name: str, token: str | bool | None = None) -> str:
+    """A small text file of the folder that a hub address names.
+
+    Raises:
+        ModelNotFoundError: there is no such file, or no such repository.
+        ModelLoadError: it cannot be had now.
+    """
+    source = _Repository(str(address.repository), address.revision, token)
+    path = source.path(f"{address.inside}/{name}".lstrip("/"))
+    if path is None:
+        raise ModelNotFoundError(f"{_short(f'{address.repository}/{address.inside}')} has no {name}.")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _parse_index(index: Any, source: _Source, name: str) -> Blueprint:

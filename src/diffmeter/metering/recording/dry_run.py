@@ -110,6 +110,28 @@ def profile_model(
     return runs.dry_run(**call_arguments)
 
 
+def profile_component(
+    component: str | os.PathLike[str], family: str | None = None, **call_arguments: Any
+) -> tuple[str, ComputeProfile]:
+    """The name that a component alone has in its family's pipeline, and the profile of that pipeline with it.
+
+    Args:
+        component: a folder or hub address with one ``config.json``.
+        family: the model whose pipeline calls it; None looks for one in the catalog.
+        call_arguments: of the call, as for :func:`dry_run`.
+
+    Raises:
+        ModelNotFoundError, ModelLoadError: see :func:`~diffmeter.models.components.in_family`.
+        InputError: an argument that the pipeline does not take.
+    """
+    from diffmeter.models.blueprint import build
+    from diffmeter.models.components import in_family
+
+    blueprint, name = in_family(os.fspath(component), family)
+    runs = ModelDryRuns(blueprint.model_id, pipe=build(blueprint))
+    return name, runs.dry_run(**call_arguments)
+
+
 class ModelDryRuns:
     """Dry runs of one model, which is built once: a signature that one run counted is not counted again in the next.
 
@@ -124,16 +146,17 @@ class ModelDryRuns:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         variant: str | None = None,
+        pipe: Any = None,
     ) -> None:
         if token_count is not None:
             token_count = whole_number(token_count, "the number of tokens")
         from diffmeter.models.sources import build_pipeline_without_weights
 
         self.source = source_of(model)
-        self.pipe = build_pipeline_without_weights(
+        self._pipe = pipe or build_pipeline_without_weights(
             model, token_count=token_count, dtype=dtype, revision=revision, variant=variant
         )
-        self._call = call_of(self.pipe, self.source.name, self.source.entry)
+        self._call = call_of(self._pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
 
     @property
