@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffmeter.devices import parse_device
 from diffmeter.errors import InputError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -44,15 +45,6 @@ def parse_bool(value: str) -> bool:
     raise ValueError("use 1, true, yes or on; or 0, false, no or off")
 
 
-def parse_device(value: str) -> str:
-    """Read a device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``, ``npu``. Raises ``ValueError``."""
-    text = value.strip().lower()
-    kind, colon, index = text.partition(":")
-    if kind in {"auto", "cpu", "cuda", "mps", "xpu", "npu", "hpu"} and (not colon or (index.isdigit())):
-        return text
-    raise ValueError("use auto, cpu, cuda, cuda:INDEX, mps, xpu, npu or hpu")
-
-
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
     def parse(value: str) -> str:
         text = value.strip().lower()
@@ -70,13 +62,9 @@ def _path(value: str) -> Path:
 
 
 def _positive(value: str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
+    if not (value.strip().isascii() and value.strip().isdigit()) or int(value) < 1:
         raise ValueError("use a whole number of at least 1")
-    return number
+    return int(value)
 
 
 @dataclass(frozen=True)

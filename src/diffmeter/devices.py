@@ -130,7 +130,8 @@ class Timer:
     """
 
     def __init__(self, device: torch.device | None) -> None:
-        self._device = None if device is None or device.type in ("cpu", "meta") else device
+        #: The accelerator that is timed; None for the CPU.
+        self.device = None if device is None or device.type in ("cpu", "meta") else device
         self._events: list[Any] = []
         self._started = 0.0
         self._seconds: float | None = None
@@ -163,16 +164,16 @@ class Timer:
         return self._seconds
 
     def _mark(self) -> None:
-        if self._device is None:
+        if self.device is None:
             return
-        module = _module(self._device.type)
+        module = _module(self.device.type)
         try:
             event = module.Event(enable_timing=True)  # type: ignore[union-attr]
             current_stream = getattr(module, "current_stream", None)
             # The stream of this device, which need not be the current device. MPS has one stream and does not ask.
-            event.record(*(() if current_stream is None else (current_stream(self._device),)))
+            event.record(*(() if current_stream is None else (current_stream(self.device),)))
         except (AttributeError, TypeError, NotImplementedError, RuntimeError):
-            synchronize(self._device)
+            synchronize(self.device)
         else:
             self._events.append(event)
 

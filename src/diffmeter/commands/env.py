@@ -92,15 +92,14 @@ def _memory_bytes() -> int | None:
 def _device() -> dict[str, Any]:
     import torch
 
-    from diffmeter.devices import best_device
+    from diffmeter.devices import available_devices, best_device, device_name, memory
 
     device: dict[str, Any] = {"default": best_device(), "torch_threads": torch.get_num_threads()}
-    if torch.cuda.is_available():
+    for name in available_devices()[1:]:
+        device[name] = device_name(name)
+        device[f"{name}_memory_bytes"] = memory(name).total
+    if torch.version.cuda is not None:
         device["cuda"] = torch.version.cuda
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            device[f"cuda:{index}"] = properties.name
-            device[f"cuda:{index}_memory_bytes"] = properties.total_memory
     return device
 
 

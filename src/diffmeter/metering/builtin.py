@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffmeter.devices import best_device
 from diffmeter.errors import InputError
 from diffmeter.metering.counters.kinds import CONVOLUTION, MATRIX_PRODUCT, Kind, kind_of
 from diffmeter.metering.counters.op_level import OpCounter, op_macs
@@ -402,10 +403,8 @@ def profile_with_flops(
     if any(t.is_meta for t in (*model.parameters(), *_tensors((args, kwargs)))):
         raise InputError("nothing runs on the meta device, so there is no time to profile: use count_flops there")
     report = flop_report(model, inp, with_backward)
-    on_device = torch.cuda.is_available()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if on_device:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    activities = torch.profiler.supported_activities()
+    on_device = len(activities) > 1 and best_device() != "cpu"
     with _prepared(model, (args, kwargs)):
         start = time.perf_counter()
         with torch.profiler.profile(activities=activities, record_shapes=True, with_flops=True) as profiler:

@@ -20,12 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffmeter.errors import FolderInUseError, StorageError
+import filelock
 
-try:
-    import fcntl
-except ImportError:  # Windows has no fcntl: files are still replaced atomically, only the locks are missing there.
-    fcntl = None  # type: ignore[assignment]
+from diffmeter.errors import FolderInUseError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -181,20 +178,6 @@ def write_new(folder: str | Path, stem: str, suffix: str, data: bytes) -> Path:
     raise StorageError(f"cannot write a file in {str(folder)!r}: every name like {stem!r} is taken.")
 
 
-@contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Hold the file alone while a line is appended. Some network file systems have no locks; then it goes without."""
-    if fcntl is not None:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 def _end_of_complete_lines(descriptor: int, size: int) -> tuple[int, bytes]:
     """Where the last complete line ends, and what follows it (a line that its writer did not finish)."""
     tail = b""
@@ -255,7 +238,7 @@ def _appending(path: Path, lines: bytes, *, flush: bool) -> Iterator[int]:
     with _reporting("append to", path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            with _locked(descriptor):
+            with FileLock(path.with_name(f"{TEMPORARY_PREFIX}{path.name}{TEMPORARY_SUFFIX}"), wait=True):
                 end = _repair_end(descriptor, path)
                 os.lseek(descriptor, end, os.SEEK_SET)
                 try:
@@ -386,66 +369,58 @@ def remove_stale_temporaries(folder: str | Path) -> int:
     return removed
 
 
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 class FileLock:
     """An exclusive lock on a file that the system releases when its holder ends, however it ends.
 
     >>> with FileLock(folder / ".lock"):          # doctest: +SKIP
     ...     ...
 
-    ``wait=False`` raises :class:`FolderInUseError` at once if another process holds it, naming that process.
+    ``wait=False`` raises :class:`FolderInUseError` at once if another process holds it, naming that process. Some
+    network file systems have no locks at all; the block then runs without, and the atomic writes still hold.
     """
 
     def __init__(self, path: str | Path, *, wait: bool = False) -> None:
         self.path = Path(path)
-        self.wait = wait
-        self._descriptor: int | None = None
+        self._lock = filelock.FileLock(self.path, timeout=-1 if wait else 0, thread_local=False)
+        # Beside the lock, since a locked file cannot be read on Windows.
+        self._holder = None if wait else self.path.with_name(f"{self.path.name}-holder")
 
     def acquire(self) -> None:
-        while self._descriptor is None:
-            with _reporting("lock", self.path):
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                self._lock(descriptor)
-                # The last holder deletes the file: a lock on a file that has lost its name guards nothing.
-                if _is_file_at(descriptor, self.path):
-                    self._descriptor = descriptor
-            finally:
-                if self._descriptor is None:
-                    os.close(descriptor)
-        # A full disk must not keep anyone from the lock itself: the content only names the holder.
-        with suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        """Take the lock.
 
-    def _lock(self, descriptor: int) -> None:
-        if fcntl is None:
-            return
+        Raises:
+            FolderInUseError: another holds it, and ``wait`` is false.
+            StorageError: the file cannot be created.
+        """
+        with _reporting("lock", self.path):
+            try:
+                self._lock.acquire(poll_interval=0.01)
+            except filelock.Timeout:
+                raise FolderInUseError(
+                    f"another diffmeter run ({self._name_of_holder()}) is writing into {str(self.path.parent)!r}: "
+                    "wait for it to end, or use another folder."
+                ) from None
+            except NotImplementedError as error:
+                logger.warning("cannot lock %s (%s); going on without", self.path, error)
+        if self._holder is not None:
+            with suppress(OSError):  # a full disk must not keep anyone from the lock itself
+                self._holder.write_text(f"process {os.getpid()} on {platform.node()}")
+
+    def _name_of_holder(self) -> str:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                # Some network file systems have no locks at all; the atomic writes still hold there.
-                logger.warning("cannot lock %s (%s); going on without", self.path, explain_os_error(error))
-                return
-            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "unknown process"
-            raise FolderInUseError(
-                f"another diffmeter run ({holder}) is writing into {str(self.path.parent)!r}: wait for it to end, "
-                "or use another folder."
-            ) from None
+            return (self._holder.read_text() if self._holder is not None else "")[:200].strip() or "unknown process"
+        except (OSError, ValueError):
+            return "unknown process"
 
     def release(self) -> None:
-        if self._descriptor is not None:
-            with suppress(OSError):
-                self.path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Let go; the files that the lock used are removed."""
+        # While it is held: whoever waits for it sees that its file is gone, and makes a new one. Windows refuses to
+        # remove a file that is open; there the lock removes it by itself.
+        for path in (self._holder, self.path):
+            if path is not None:
+                with suppress(OSError):
+                    path.unlink()
+        self._lock.release()
 
     def __enter__(self) -> FileLock:
         self.acquire()

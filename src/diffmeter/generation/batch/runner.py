@@ -13,6 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from diffmeter.devices import best_device, memory
 from diffmeter.errors import InputError, StorageError
 from diffmeter.generation.request import GenerationRequest
 from diffmeter.generation.run import RECORD_SCHEMA_VERSION, failed_profile, run_generation
@@ -309,10 +312,7 @@ def _free(manager: Any, model_id: str) -> None:
 
 def _memory_in_use() -> tuple[int, int]:
     """Bytes of main memory that this process holds, and of device memory that torch has allocated."""
-    import torch
-
-    device = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-    return int(_psutil().Process().memory_info().rss), int(device)
+    return int(psutil.Process().memory_info().rss), memory(best_device()).allocated or 0
 
 
 class _Prefetch:
@@ -362,10 +362,4 @@ class _Prefetch:
 
 
 def _free_memory() -> int:
-    return int(_psutil().virtual_memory().available)
-
-
-def _psutil() -> Any:
-    import psutil  # type: ignore[import-untyped]
-
-    return psutil
+    return int(psutil.virtual_memory().available)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from diffmeter.compat import uncompiled
+from diffmeter.devices import Timer, accelerator_of, synchronize
 from diffmeter.errors import CountError, DiffmeterError
 from diffmeter.metering.counters.live import LiveCount, OutsideCalls
 from diffmeter.metering.pipelines.parts import Parts, parts_of
@@ -47,7 +48,7 @@ class RealCalls:
         self._judgements: dict[int, Judgement] = {}
         self._entered: set[tuple[str, int]] = set()  # component and generation
         self._made: list[tuple[CallRecord, ModuleSnapshot, Judgement]] = []
-        self._events: list[tuple[CallRecord, Any, Any]] = []
+        self._timers: list[tuple[CallRecord, Timer]] = []
         for name, module in parts.components.items():  # before anything runs: then it is only compared
             try:
                 self._picture(name, module)
@@ -87,16 +88,11 @@ class RealCalls:
         return output
 
     def _timed(self, record: CallRecord, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_on_cuda(args, kwargs):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            output = proceed(*args, **kwargs)
-            end.record()
-            self._events.append((record, start, end))
-        else:
-            started = time.perf_counter()
-            output = proceed(*args, **kwargs)
-            record.seconds = time.perf_counter() - started
+        timer = Timer(accelerator_of(iter_tensors((args, kwargs))))
+        timer.start()
+        output = proceed(*args, **kwargs)
+        timer.stop()
+        self._timers.append((record, timer))
         return output
 
     # what a component was at each call
@@ -137,15 +133,14 @@ class RealCalls:
     def generation_over(self) -> None:
         """See :class:`~.recorder.Carrier`."""
         self._look_again()
-        if self._events:
-            torch.cuda.synchronize()
+        for device in {timer.device for _, timer in self._timers if timer.device is not None}:
+            synchronize(device)
 
     def finish(self) -> list[Pending]:
         """Let go of the user's modules: the calls that are still to be counted, each with its twin."""
         self._look_again()
-        for record, start, end in self._events:
-            end.synchronize()
-            record.seconds = start.elapsed_time(end) / 1000
+        for record, timer in self._timers:
+            record.seconds = timer.seconds
         twins: dict[int, TwinCounts | CountError] = {}
         pending = []
         for record, structure, judgement in self._made:
@@ -155,7 +150,7 @@ class RealCalls:
                 twins[id(structure)] = _twin_of(structure)
             pending.append(Pending(record=record, twin=twins[id(structure)], judgement=judgement))
         self._made.clear()
-        self._events.clear()
+        self._timers.clear()
         self._structures.clear()
         self._judgements.clear()
         return pending
@@ -188,12 +183,6 @@ def _twin_of(structure: ModuleSnapshot) -> TwinCounts | CountError:
         return TwinCounts(build_twin(structure), forget=True)
     except Exception as error:
         return CountError(f"no twin could be made: {type(error).__name__}: {error}")
-
-
-def _is_on_cuda(args: Any, kwargs: Any) -> bool:
-    if not torch.cuda.is_available():
-        return False
-    return any(tensor.is_cuda for tensor in iter_tensors((args, kwargs)))
 
 
 class Observation:
