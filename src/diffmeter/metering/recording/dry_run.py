@@ -23,7 +23,7 @@ from torch import nn
 from diffmeter.compat import uncompiled
 from diffmeter.errors import CountError, DiffmeterError, InputError, whole_number
 from diffmeter.metering.counters.live import OutsideCalls
-from diffmeter.metering.pipelines.call import PipelineCall, call_of
+from diffmeter.metering.pipelines.call import call_of
 from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
 from diffmeter.metering.pipelines.stand_ins import StandIns
@@ -153,21 +153,11 @@ class ModelDryRuns:
         from diffmeter.models.sources import build_pipeline_without_weights
 
         self.source = source_of(model)
-        self._pipe = pipe or build_pipeline_without_weights(
+        self.pipe = pipe or build_pipeline_without_weights(
             model, token_count=token_count, dtype=dtype, revision=revision, variant=variant
         )
-        self._call = call_of(self._pipe, self.source.name, self.source.entry)
+        self.call = call_of(self.pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
-
-    @property
-    def pipe(self) -> Any:
-        """The pipeline that is run, on the meta device."""
-        return self._pipe
-
-    @property
-    def call(self) -> PipelineCall:
-        """How the pipeline's call is asked."""
-        return self._call
 
     def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
         """The profile of one generation; None for an argument leaves it to the model."""
@@ -176,8 +166,8 @@ class ModelDryRuns:
 
     def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> Rehearsal:
         """The dry run that :meth:`dry_run` makes a profile of."""
-        given = with_both_sides(self._call.arguments({n: v for n, v in call_arguments.items() if v is not None}))
-        stand_ins = StandIns.of(self.pipe, self._call, given, image_size)
+        given = with_both_sides(self.call.arguments({n: v for n, v in call_arguments.items() if v is not None}))
+        stand_ins = StandIns.of(self.pipe, self.call, given, image_size)
         arguments = stand_ins.with_published(stand_ins.with_prompt(given))
         return rehearse(self.pipe, arguments, owned=True, known=self._known)
 

@@ -1,0 +1,1 @@
+"""Formulas: their mathematics, how they are found, and those that the package ships."""
