@@ -188,6 +188,26 @@ def origin_of(pipeline: Any) -> dict[str, Any] | None:
     return noted
 
 
+def build_component(part: ComponentBlueprint, model_id: str, dtype: torch.dtype | None = None) -> Any:
+    """One component on the meta device, in ``dtype`` (float32 unless given).
+
+    Raises:
+        ModelLoadError: it cannot be built from its configuration.
+    """
+    import torch
+
+    blueprint = Blueprint(model_id, "", {})
+    try:
+        wanted = torch.float32 if dtype is None else dtype
+        return _build_component(blueprint, part.class_name, part, {}, torch.device("meta"), wanted, None)
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(
+            f"{part.class_name} of {model_id!r} could not be built from its configuration: {_one_line(error)}."
+        ) from error
+
+
 def _build_component(
     blueprint: Blueprint,
     name: str,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
+from diffmeter.models.adapters import active_adapters
 from diffmeter.models.blueprint import origin_of
 from diffmeter.profile import CallProfile, ComponentProfile, ComputeProfile, Conditions, TimelineEntry
 
@@ -30,6 +31,7 @@ class PipelineFacts:
     components: dict[str, tuple[str, int, str | None]]  # class name, parameters, dtype
     component_order: tuple[str, ...]
     origin: dict[str, Any] | None = None  # of a pipeline made from a single file
+    adapters: list[dict[str, Any]] = field(default_factory=list)
 
 
 def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
@@ -58,6 +60,7 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
         components=components,
         component_order=tuple(components),
         origin=origin_of(pipe),
+        adapters=[a for name, module in parts.components.items() for a in active_adapters(name, module)],
     )
 
 
@@ -155,6 +158,7 @@ def build_profile(
         arguments=arguments,
         versions=versions(),
         origin=facts.origin,
+        adapters=facts.adapters,
     )
     return ComputeProfile(
         components=components,

@@ -34,6 +34,7 @@ from diffmeter.metering.twins.replay import READS, random_state_kept
 from diffmeter.metering.watching.signature import iter_tensors, map_leaves
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import judge
+from diffmeter.models.adapters import Changes
 from diffmeter.models.sources import source_of
 from diffmeter.profile import ComputeProfile
 
@@ -98,15 +99,27 @@ def profile_model(
     token_count: int | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+    changes: Changes | None = None,
     **call_arguments: Any,
 ) -> ComputeProfile:
-    """:func:`dry_run` of a model of the hub in one of its revisions or variants.
+    """:func:`dry_run` of a model of the hub in one of its revisions or variants, or with something put onto it.
+
+    Args:
+        model: as for :func:`dry_run`.
+        token_count: tokens that the prompt is taken to have.
+        revision, variant: of a hub model.
+        config: the folder or model with the configuration of a single file of weights.
+        changes: LoRAs, a ControlNet and the like (:class:`~diffmeter.models.adapters.Changes`).
+        call_arguments: of the call, as for :func:`dry_run`.
 
     Raises:
         InputError: a value that the model cannot take, named in the message.
         ModelNotFoundError, ModelLoadError: the model's configuration cannot be had.
     """
-    runs = ModelDryRuns(model, token_count=token_count, revision=revision, variant=variant)
+    runs = ModelDryRuns(
+        model, token_count=token_count, revision=revision, variant=variant, config=config, changes=changes
+    )
     return runs.dry_run(**call_arguments)
 
 
@@ -146,6 +159,8 @@ class ModelDryRuns:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         variant: str | None = None,
+        config: str | os.PathLike[str] | None = None,
+        changes: Changes | None = None,
         pipe: Any = None,
     ) -> None:
         if token_count is not None:
@@ -154,8 +169,10 @@ class ModelDryRuns:
 
         self.source = source_of(model)
         self.pipe = pipe or build_pipeline_without_weights(
-            model, token_count=token_count, dtype=dtype, revision=revision, variant=variant
+            model, token_count=token_count, dtype=dtype, revision=revision, variant=variant, config=config
         )
+        if changes is not None:
+            self.pipe = changes.apply(self.pipe)
         self.call = call_of(self.pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
 
