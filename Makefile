@@ -1,10 +1,12 @@
 # Every target sets up what it needs in .venv first, from the exact versions in constraints.txt.
 #
 #   make demo      generate an image with the embedded model and show what it cost
-#   make test      lint, type check and run the tests
+#   make test      lint, type check and run the tests, at most 12 minutes on two cores
+#   make test-all  the same with every pipeline of the zoo
+#   make test-oldest  the core tests with the lowest versions that pyproject.toml allows
 #   make lint      lint and type check only
 #   make evaluate  measure the embedded model's images
-#   make clean     remove .venv and the caches
+#   make clean     remove .venv, .venv-oldest and the caches
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +15,11 @@ STAMP := $(VENV)/.installed
 STAMP_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint evaluate clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+OLDEST := .venv-oldest
+CORE_TESTS := tests/test_*.py tests/metering tests/models tests/storage tests/resnet_bk
+
+.PHONY: demo test test-all test-oldest lint evaluate clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.created:
@@ -37,14 +43,28 @@ demo: $(STAMP)
 
 lint: $(STAMP_DEV)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # One process a core and one thread each: PyTorch's own threads would fight over the cores.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m "zoo_full or not zoo_full"
+
+# Another environment, since these versions exclude those of constraints.txt. The newest of what the dependencies
+# themselves depend on is taken.
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[test]"
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile $(CORE_TESTS)
 
 evaluate: $(STAMP)
 	$(BIN)/python training/evaluate_embedded.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis

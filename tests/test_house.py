@@ -30,7 +30,7 @@ HELD = {
     "circles of imports": 2,
     "imports from a higher floor": 2,
     "floors of imports": 8,
-    "lines of src/diffmeter": 18_500,
+    "lines outside formulas and prediction": 20_500,
     "Any in 1,000 lines": 57,
     "lazy imports in 1,000 lines": 12,
     "private names in 1,000 lines": 4.4,
