@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .image_transformers import hunyuan_parts
-from .image_transformers import text as dit_text
 from .parts import assemble, clip_images, clip_vision, image, mask, model
+from .pixart_sana_lumina import hunyuan_parts
+from .pixart_sana_lumina import text as dit_text
 from .registry import add
 from .stable_diffusion import edit, parts, text, unet
 from .stable_diffusion_3 import SHORT

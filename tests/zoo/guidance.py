@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .control import XL, controlnet
-from .image_transformers import SANA, hunyuan_parts, pixart_parts, pixart_text, sana_parts
-from .image_transformers import text as dit_text
 from .parts import assemble, image, mask
+from .pixart_sana_lumina import SANA, hunyuan_parts, pixart_parts, pixart_text, sana_parts
+from .pixart_sana_lumina import text as dit_text
 from .registry import add
 from .stable_diffusion import edit, parts, text, unet
 from .stable_diffusion_3 import SHORT

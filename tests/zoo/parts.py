@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 PROMPT = "a red circle on white paper"
 NEGATIVE = "blurry"
+_TRANSFORMERS_4 = version("transformers").startswith("4.")  # its tokenizers are made from files
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;!?'\"-_/()[]{}<>|\\*#=+"
 
 
@@ -103,6 +108,12 @@ def clip_tokenizer(length: int = 77, **more: Any) -> Any:
     from transformers import CLIPTokenizer
 
     vocabulary = byte_vocabulary("<|startoftext|>", "<|endoftext|>", suffix="</w>")
+    if _TRANSFORMERS_4:
+        with tempfile.TemporaryDirectory() as folder:
+            files = {"vocab_file": Path(folder) / "vocab.json", "merges_file": Path(folder) / "merges.txt"}
+            files["vocab_file"].write_text(json.dumps(vocabulary))
+            files["merges_file"].write_text("#version: 0.2\n")
+            return CLIPTokenizer(**{name: str(file) for name, file in files.items()}, model_max_length=length, **more)
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length, **more)
 
 
@@ -116,7 +127,19 @@ def t5_tokenizer(length: int = 512) -> Any:
         *((letter, -3.0) for letter in LETTERS),
         *((letter.upper(), -3.0) for letter in LETTERS[:26]),
     ]
+    if _TRANSFORMERS_4:
+        return _t5_tokenizer_of_transformers_4(special + pieces, length)
     return T5Tokenizer(vocab=special + pieces, extra_ids=0, model_max_length=length)
+
+
+def _t5_tokenizer_of_transformers_4(vocabulary: list[tuple[str, float]], length: int) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import T5TokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return T5TokenizerFast(tokenizer_object=tokenizer, extra_ids=0, model_max_length=length)
 
 
 QWEN_SPECIAL = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .image_transformers import text as base_text
 from .parts import (
     assemble,
     drop,
@@ -15,6 +14,7 @@ from .parts import (
     qwen2_processor,
     qwen_tokenizer,
 )
+from .pixart_sana_lumina import text as base_text
 from .registry import add
 from .stable_diffusion_3 import flow
 

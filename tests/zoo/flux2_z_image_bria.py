@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from . import flux
-from .image_transformers import dc_ae, text
 from .parts import (
     PROMPT,
     assemble,
@@ -26,6 +25,7 @@ from .parts import (
     t5,
     t5_tokenizer,
 )  # fmt: skip
+from .pixart_sana_lumina import dc_ae, text
 from .registry import add
 from .stable_diffusion_3 import flow, flow_vae
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .audio import oobleck
-from .image_transformers_3 import byt5, byt5_tokenizer
+from .hunyuan_image_glm_kolors import byt5, byt5_tokenizer
 from .parts import (
     NEGATIVE,
     PROMPT,

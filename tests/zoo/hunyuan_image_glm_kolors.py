@@ -1,12 +1,11 @@
-"""The newest models of images, two that write text by diffusion, and Kolors with its own language model."""
+"""HunyuanImage, GLM-Image, Kolors, Krea 2, Ideogram 4, OmniGen and others; two that write text by diffusion."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-from .image_transformers import text
-from .image_transformers_2 import flux2_vae, longcat_parts, mistral3, z_parts, z_text, z_transformer
+from .flux2_z_image_bria import flux2_vae, longcat_parts, mistral3, z_parts, z_text, z_transformer
 from .parts import (
     LETTERS,
     PROMPT,
@@ -29,6 +28,7 @@ from .parts import (
     tiny_vae,
     vae,
 )  # fmt: skip
+from .pixart_sana_lumina import text
 from .qwen_image import video_vae
 from .registry import add
 from .stable_diffusion import ddim, edit, unet
