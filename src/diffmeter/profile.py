@@ -139,6 +139,8 @@ class Conditions:
     scope: str = "every call of every component"
     #: of a single file of weights: its name and stored bytes, what it holds, and what was taken from elsewhere
     origin: dict[str, Any] | None = None
+    #: what the number rests on that was not known: "tokens" and how many were assumed
+    estimated: dict[str, str] = field(default_factory=dict)
     #: LoRAs and IP-Adapters at work: component, name, kind, rank, and the parameters that each adds
     adapters: list[dict[str, Any]] = field(default_factory=list)
 

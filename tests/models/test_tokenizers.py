@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from diffmeter import dry_run
 from diffmeter.errors import InputError
 from diffmeter.models.tokenizers import make_standin_tokenizer, prompt_of_tokens
 
@@ -144,3 +145,26 @@ def test_batch_decode_and_copy() -> None:
     assert twin("a b").input_ids == tokenizer("a b").input_ids
     assert tokenizer.batch_decode([tokenizer("a b").input_ids], skip_special_tokens=True) is not None
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 49407
+
+
+def test_lengths_that_padding_hides_are_no_estimates() -> None:
+    clip = make_standin_tokenizer("CLIPTokenizer")
+    clip("a red circle", padding="max_length", max_length=77, truncation=True)
+    assert clip.estimated_lengths == set()
+    chat = make_standin_tokenizer("Qwen2Tokenizer")
+    chat("a red circle", padding=True)
+    assert chat.estimated_lengths == {3}
+    chat(["", "a, b"])
+    assert chat.estimated_lengths == {3}  # "a", the comma, "b"; an empty text is no estimate
+    told = make_standin_tokenizer("Qwen2Tokenizer", token_count=5)
+    told("a red circle")
+    assert told.estimated_lengths == set()
+
+
+def test_a_profile_says_that_its_tokens_are_an_estimate() -> None:
+    """Z-Image's transformer reads as many tokens as the prompt has; SD 1.5 pads every prompt to 77."""
+    size = {"height": 256, "width": 256, "steps": 1, "prompt": "a red circle"}
+    estimated = dry_run("z-image-turbo", **size).conditions.estimated
+    assert "counted without the model's own tokenizer" in estimated["tokens"]
+    assert dry_run("z-image-turbo", **size, tokens=12).conditions.estimated == {}
+    assert dry_run("sd15", **size).conditions.estimated == {}

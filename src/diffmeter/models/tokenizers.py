@@ -12,7 +12,8 @@ pad to a fixed length and cost the same either way; for the others, give the cou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -184,16 +185,25 @@ def _standin_class(class_name: str) -> type:
             break
     base: Any = expected or general
 
+    # Pipelines read these encoders' output with its padding; of chat models they may cut it off.
+    pads_always = class_name.startswith(("CLIP", "T5", "Bert", "Roberta"))
+
     class StandInTokenizer(base):  # type: ignore[misc]  # the base is found at run time
         token_count: int | None
+        #: lengths of texts that were neither padded nor cut to a fixed length: estimates that may decide the cost
+        estimated_lengths: set[int]
 
         def __init__(self, *, tokenizer_object: Any, token_count: int | None = None, **kwargs: Any) -> None:
             self.token_count = token_count
+            self.estimated_lengths = set()
             # The expected class would read vocabulary files in its own constructor.
             general.__init__(self, tokenizer_object=tokenizer_object, **kwargs)
 
         def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-            return super().__call__(self._with_token_count(text), *args, **kwargs)
+            result = super().__call__(self._with_token_count(text), *args, **kwargs)
+            if self.token_count is None and not (pads_always and kwargs.get("padding") == "max_length"):
+                self.estimated_lengths.update(_lengths(self, text))
+            return result
 
         def tokenize(self, text: Any, *args: Any, **kwargs: Any) -> Any:
             return super().tokenize(self._with_token_count(text), *args, **kwargs)
@@ -214,6 +224,33 @@ def _standin_class(class_name: str) -> type:
     StandInTokenizer.__name__ = StandInTokenizer.__qualname__ = base.__name__
     StandInTokenizer.__module__ = base.__module__
     return StandInTokenizer
+
+
+def _lengths(tokenizer: Any, text: Any) -> Iterator[int]:
+    """The tokens of each text that is not empty, special tokens not included."""
+    texts = [text] if isinstance(text, str) else text if isinstance(text, (list, tuple)) else []
+    for each in texts:
+        if isinstance(each, str) and each.strip():
+            yield len(type(tokenizer).__mro__[1].tokenize(tokenizer, each))
+
+
+def stand_ins_of(components: Iterable[Any]) -> list[Any]:
+    """The stand-in tokenizers among a pipeline's components, those inside processors included."""
+    candidates = (each for part in components for each in (part, getattr(part, "tokenizer", None)))
+    return [each for each in candidates if hasattr(each, "estimated_lengths")]
+
+
+@contextmanager
+def longer_texts(tokenizers: Iterable[Any], tokens: int) -> Iterator[None]:
+    """Let stand-in tokenizers find ``tokens`` tokens in every text, for the block."""
+    before = [(tokenizer, tokenizer.token_count) for tokenizer in tokenizers]
+    for tokenizer, _ in before:
+        tokenizer.token_count = tokens
+    try:
+        yield
+    finally:
+        for tokenizer, count in before:
+            tokenizer.token_count = count
 
 
 def _kind_of(class_name: str) -> _Kind:

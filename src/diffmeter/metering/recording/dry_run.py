@@ -14,7 +14,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import judge
 from diffmeter.models.adapters import Changes
 from diffmeter.models.sources import source_of
+from diffmeter.models.tokenizers import longer_texts, stand_ins_of
 from diffmeter.profile import ComputeProfile
 
 from .assemble import PipelineFacts, build_profile, describe_pipeline
@@ -178,8 +179,21 @@ class ModelDryRuns:
 
     def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
         """The profile of one generation; None for an argument leaves it to the model."""
+        tokenizers = stand_ins_of(self.pipe.components.values())
+        for tokenizer in tokenizers:
+            tokenizer.estimated_lengths.clear()
         rehearsal = self.rehearse(image_size=image_size, **call_arguments)
-        return build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=self.source.name)
+        lengths = sorted(set().union(*(tokenizer.estimated_lengths for tokenizer in tokenizers)))
+        profile = build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=self.source.name)
+        if not lengths:
+            return profile
+        # The model's own tokenizer is not here. Whether that matters shows when the texts are taken to be longer.
+        with longer_texts(tokenizers, lengths[-1] + 7):
+            longer = self.rehearse(image_size=image_size, **call_arguments)
+        if _signatures(longer) == _signatures(rehearsal):
+            return profile
+        estimated = {"tokens": f"{' and '.join(map(str, lengths))}, counted without the model's own tokenizer"}
+        return replace(profile, conditions=replace(profile.conditions, estimated=estimated))
 
     def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> Rehearsal:
         """The dry run that :meth:`dry_run` makes a profile of."""
@@ -187,6 +201,10 @@ class ModelDryRuns:
         stand_ins = StandIns.of(self.pipe, self.call, given, image_size)
         arguments = stand_ins.with_published(stand_ins.with_prompt(given))
         return rehearse(self.pipe, arguments, owned=True, known=self._known)
+
+
+def _signatures(rehearsal: Rehearsal) -> list[tuple[str, str, Any]]:
+    return [(call.component, call.method, call.arguments.key) for call in rehearsal.recording.calls]
 
 
 def run_dry(
