@@ -105,6 +105,11 @@ def tensor_identity(tensor: torch.Tensor) -> int:
     return int(tensor._cdata)
 
 
+def storage_identity(tensor: torch.Tensor) -> int:
+    """A number that tells the memory of tensors apart while it lives: a view has that of what it looks at."""
+    return int(tensor.untyped_storage()._cdata)
+
+
 def set_frame_evaluation(callback: Any) -> Any:
     """Set what TorchDynamo does with Python frames (None: nothing) and return what it did before."""
     return torch._C._dynamo.eval_frame.set_eval_frame(callback)

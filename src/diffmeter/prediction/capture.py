@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from diffmeter.metering.counters.op_level import CONVOLUTION as CONVOLUTION_CLASS
-from diffmeter.metering.counters.op_level import DispatchMode, is_composite, op_class, op_macs, op_name
+from diffmeter.compat import base_of, storage_identity
+from diffmeter.metering.counters.kinds import Kind
+from diffmeter.metering.counters.op_level import DispatchMode, is_composite, op_name, op_products
 from diffmeter.metering.counters.tally import Count
 from diffmeter.metering.twins.replay import replay_watcher
 from diffmeter.metering.watching.signature import iter_tensors
@@ -35,6 +36,8 @@ from .operators import (
 )
 
 aten = torch.ops.aten
+#: a view whose schema does not say so
+_UNSAFE_VIEW = getattr(aten, "_unsafe_view").default  # noqa: B009 - a name of PyTorch that looks private
 
 _NORMS = frozenset(
     [
@@ -66,7 +69,7 @@ class OperatorWatch(DispatchMode):
         self._dead: list[Lifetime] = []
         self._convolutions: dict[int, Convolution] = {}
         self._held: list[torch.UntypedStorage] = []
-        self._inside = False
+        self.inside = False
         self._functions = _Functions(self)
 
     def __enter__(self) -> Any:
@@ -87,9 +90,9 @@ class OperatorWatch(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._inside:
+        if self.inside:
             return func(*args, **kwargs)
-        if func is aten._unsafe_view.default:  # a view whose schema does not say so
+        if func is _UNSAFE_VIEW:
             func = aten.view.default
         if is_composite(func):
             with self:
@@ -110,29 +113,30 @@ class OperatorWatch(DispatchMode):
         if packet in _NO_KERNEL or not outputs or (not written and _share_memory(outputs, inputs)):
             self._place(outputs, len(self._steps))  # a view, or memory without a kernel
             return
-        macs = _macs(func, args, kwargs, out)
-        shape: tuple[int, ...]
-        if macs is None:
+        products = _products(func, args, kwargs, out)
+        if not products:
             kind = NORM if packet in _NORMS else POINTWISE if _is_dense([*inputs, *outputs]) else STRIDED
             self._append(op_name(func), kind, inputs, outputs, written, gathers=packet in _GATHERS)
             return
-        if op_class(op_name(func)) == CONVOLUTION_CLASS:
+        macs = sum(products.values())
+        shape: tuple[int, ...]
+        if Kind.CONV in products:
             convolution = _convolution(args, inputs, outputs[0])
             self._convolutions[len(self._steps)] = convolution
             kind, shape = CONVOLUTION, _convolution_shape(convolution, macs)
-        elif "attention" in packet:
+        elif products.keys() == {Kind.ATTENTION}:
             kind, shape = ATTENTION, _attention_shape(*inputs[:3])
         else:
-            kind, shape = MATMUL, _matmul_shape(inputs, outputs[0], macs)
+            kind, shape = MATMUL, _matmul_shape(outputs[0], macs)
         self._append(op_name(func), kind, inputs, outputs, written, flops=2 * macs, shape=shape)
 
-    def _function(self, name: str, kind: str, func: Any, args: Any, kwargs: Any) -> Any:
+    def function(self, name: str, kind: str, func: Any, args: Any, kwargs: Any) -> Any:
         """A function that is one kernel, whatever the meta device makes of it."""
-        self._inside = True
+        self.inside = True
         try:
             out = func(*args, **kwargs)
         finally:
-            self._inside = False
+            self.inside = False
         inputs, outputs = _tensors((*args, *kwargs.values())), _tensors((out,))
         self._meet(inputs)
         if kind == ATTENTION:
@@ -183,7 +187,7 @@ class OperatorWatch(DispatchMode):
     # which memory it touches -------------------------------------------------------------------------------------
 
     def _serial(self, tensor: torch.Tensor) -> int:
-        return self._serials[tensor.untyped_storage()._cdata]
+        return self._serials[storage_identity(tensor)]
 
     def _key(self, tensor: torch.Tensor) -> Key:
         serial = self._serial(tensor)
@@ -192,22 +196,21 @@ class OperatorWatch(DispatchMode):
     def _meet(self, inputs: list[torch.Tensor]) -> None:
         """Memory that was there before: weights, arguments, what the module holds."""
         for tensor in inputs:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self._serials:
-                self._number(storage)
-                self._held.append(storage)  # so that its address is not given to another
+            if storage_identity(tensor) not in self._serials:
+                self._number(tensor)
+                self._held.append(tensor.untyped_storage())  # so that its address is not given to another
 
     def _place(self, outputs: list[torch.Tensor], index: int) -> None:
         """Memory that an operator allocated, followed until it is freed."""
         for tensor in outputs:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self._serials:
-                serial = self._number(storage)
+            address = storage_identity(tensor)
+            if address not in self._serials:
+                serial, storage = self._number(tensor), tensor.untyped_storage()
                 self._born[serial] = (storage.nbytes(), index)
-                weakref.finalize(storage, self._freed, storage._cdata, serial)
+                weakref.finalize(storage, self._freed, address, serial)
 
-    def _number(self, storage: torch.UntypedStorage) -> int:
-        serial = self._serials[storage._cdata] = len(self._versions)
+    def _number(self, tensor: torch.Tensor) -> int:
+        serial = self._serials[storage_identity(tensor)] = len(self._versions)
         self._versions.append(0)
         return serial
 
@@ -235,7 +238,7 @@ class Captures:
 
     def around(self, args: Any, kwargs: Any) -> OperatorWatch:
         """See :class:`diffmeter.metering.twins.replay.ReplayWatcher`."""
-        storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in iter_tensors((args, kwargs))}
+        storages = {storage_identity(t): t.untyped_storage().nbytes() for t in iter_tensors((args, kwargs))}
         self._input_bytes = sum(storages.values())
         self._watch = OperatorWatch()
         return self._watch
@@ -261,9 +264,9 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = _FUSED_FUNCTIONS.get(func)
-        if found is None or self._watch._inside:
+        if found is None or self._watch.inside:
             return func(*args, **(kwargs or {}))
-        return self._watch._function(*found, func, args, kwargs or {})
+        return self._watch.function(*found, func, args, kwargs or {})
 
 
 def _tensors(values: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -283,7 +286,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _is_weight(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter)
+    return isinstance(tensor if (base := base_of(tensor)) is None else base, torch.nn.Parameter)
 
 
 def _is_dense(operands: list[torch.Tensor]) -> bool:
@@ -295,8 +298,8 @@ def _is_dense(operands: list[torch.Tensor]) -> bool:
 
 
 def _share_memory(outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> bool:
-    addresses = {t.untyped_storage()._cdata for t in inputs}
-    return all(t.untyped_storage()._cdata in addresses for t in outputs)
+    addresses = {storage_identity(t) for t in inputs}
+    return all(storage_identity(t) in addresses for t in outputs)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
@@ -312,14 +315,14 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     return found
 
 
-def _macs(func: Any, args: Any, kwargs: Any, out: Any) -> int | None:
+def _products(func: Any, args: Any, kwargs: Any, out: Any) -> dict[Kind, int]:
     try:
-        return op_macs(func, args, kwargs, out)
+        return op_products(func, args, kwargs, out) or {}
     except Exception:  # an operator without a formula: the count reports it by name
-        return None
+        return {}
 
 
-def _matmul_shape(inputs: list[torch.Tensor], out: torch.Tensor, macs: int) -> tuple[int, int, int, int]:
+def _matmul_shape(out: torch.Tensor, macs: int) -> tuple[int, int, int, int]:
     """(batch, m, n, k) of a product, from its output and its MACs."""
     n = out.shape[-1] if out.dim() else 1
     m = out.shape[-2] if out.dim() > 1 else 1

@@ -174,12 +174,15 @@ def peak(components: Iterable[Footprint], offload: str, allocator: Allocator) ->
     always = allocator.fixed + sum(f.inputs for f in called)
     if offload == RESIDENT:
         return sum(f.weights for f in footprints) + max((f.activations for f in called), default=0) + always
-    held = {
-        MODEL: lambda f: f.weights,
-        GROUP: lambda f: min(2 * f.largest_block, f.weights),
-        SEQUENTIAL: lambda f: f.largest_layer,
-    }[offload]
-    return max((held(f) + f.activations for f in called), default=0) + always
+    held = max((_held(f, offload) + f.activations for f in called), default=0)
+    return held + always
+
+
+def _held(footprint: Footprint, offload: str) -> int:
+    """Bytes of weights of an offloaded component that are on the GPU at a time."""
+    if offload == MODEL:
+        return footprint.weights
+    return min(2 * footprint.largest_block, footprint.weights) if offload == GROUP else footprint.largest_layer
 
 
 def moved_over_the_bus(footprint: Footprint, offload: str) -> int:

@@ -132,10 +132,14 @@ def scaled(operator: Operator, share: float) -> Operator:
     """The part of an operator that one of several devices does when its rows are shared out."""
     if share == 1:
         return operator
-    shape = operator.shape
-    if operator.kind == MATMUL:
-        batch, m, n, k = shape
-        shape = (batch, max(round(m * share), 1), n, k)
+    if operator.kind in (MATMUL, CONVOLUTION):
+        first, rows, *rest = operator.shape
+        shape: tuple[int, ...] = (first, max(round(rows * share), 1), *rest)
+    elif operator.kind == ATTENTION:
+        batch, heads, queries, *rest = operator.shape
+        shape = (batch, heads, max(round(queries * share), 1), *rest)
+    else:
+        shape = (max(round(operator.shape[0] * share), 1), *operator.shape[1:])
     moving = operator.bytes_in - operator.weight_bytes
     return replace(
         operator,

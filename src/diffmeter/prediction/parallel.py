@@ -16,8 +16,8 @@ from diffmeter.errors import InputError
 from .hardware import Gpu
 from .operators import ATTENTION, Operator, scaled
 
-#: self-attention over fewer elements than this is no sequence worth sharing out, such as a text encoder's
-_LAYERS_EXCHANGE = 4
+#: all-to-alls of one layer by Ulysses: of queries, keys, values and the result
+_EXCHANGES = 4
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,15 @@ def degrees(gpus: int, ulysses: int | None, ring: int | None) -> Degrees:
 def share(operators: Iterable[tuple[Operator, int]], split: Degrees) -> Iterator[tuple[Operator, int]]:
     """What one GPU does of a denoiser's call."""
     for operator, times in operators:
-        if operator.kind == ATTENTION:
+        if _needs_all(operator):
             yield _attention(operator, split), times * split.ring
         else:
             yield scaled(operator, 1 / split.gpus), times
+
+
+def _needs_all(operator: Operator) -> bool:
+    """Whether it is attention over what is shared out; every GPU has all of a text that is attended to."""
+    return operator.kind == ATTENTION and operator.shape[2] == operator.shape[3]
 
 
 def _attention(operator: Operator, split: Degrees) -> Operator:
@@ -80,12 +85,12 @@ def exchange_seconds(operators: Iterable[tuple[Operator, int]], split: Degrees, 
     link = gpu.figure("link_gb_s") * 1e9 * gpu.rates.link
     total = 0.0
     for operator, times in operators:
-        if operator.kind != ATTENTION:
+        if not _needs_all(operator):
             continue
         held = operator.bytes / split.gpus  # queries, keys, values and result: what one GPU has of them
         if split.ulysses > 1:
             away = held * (split.ulysses - 1) / split.ulysses
-            total += times * (away / link + _LAYERS_EXCHANGE * gpu.rates.exchange_seconds)
+            total += times * (away / link + _EXCHANGES * gpu.rates.exchange_seconds)
         if split.ring > 1:
             total += times * (split.ring - 1) * (held / 2 / link + gpu.rates.exchange_seconds)
     return total

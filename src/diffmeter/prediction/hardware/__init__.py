@@ -71,8 +71,8 @@ class Rates:
         link: share of the published bandwidth between GPUs that exchanges reach.
         exchange_seconds: shortest time of an exchange between GPUs.
         spread: half the width, in the logarithm of the time, of the range that holds nine in ten measurements.
-        idle_share: share of the power limit that the GPU draws while it waits.
-        flop_joules, byte_joules: energy of one FLOP of a 16-bit product, and of one byte moved.
+        idle_share, product_share, traffic_share: shares of the power limit that a GPU draws while it runs at all, that
+            products draw at the rate that the best of them reach, and that traffic draws at the whole bandwidth.
         energy_spread: the same as ``spread`` for the energy.
         source: what they rest on.
     """
@@ -94,8 +94,8 @@ class Rates:
     exchange_seconds: float
     spread: float
     idle_share: float
-    flop_joules: float
-    byte_joules: float
+    product_share: float
+    traffic_share: float
     energy_spread: float
     source: str
 
@@ -284,6 +284,12 @@ def rates_of(generation: str) -> Rates:
 def fitted_generations() -> frozenset[str]:
     """The generations whose rates were fitted to measurements of their own."""
     return frozenset(_constants()["measured"])
+
+
+def forget() -> None:
+    """Read the table and the constants anew at the next use."""
+    for known in (table, _names, _constants):
+        known.cache_clear()
 
 
 @functools.cache
