@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import nn, overrides
+from torch.autograd import forward_ad
+from torch.nn.modules import module as module_globals
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -90,6 +92,97 @@ def paused_dispatch_mode(mode: TorchDispatchMode) -> Iterator[None]:
         yield
 
 
+def _set_modes_aside(above: Any = None) -> list[tuple[Callable[[Any], None], Any]]:
+    """Take modes off this thread's two stacks, down to the mode ``above`` (which stays); how to push each back."""
+    aside: list[tuple[Callable[[Any], None], Any]] = []
+    while torch._C._len_torch_function_stack():
+        mode = overrides._pop_mode()
+        aside.append((overrides._push_mode, mode))
+        if mode is above:
+            overrides._push_mode(aside.pop()[1])
+            break
+    while torch._C._len_torch_dispatch_stack():
+        mode = _python_dispatch._get_current_dispatch_mode()
+        if mode is above or getattr(mode, "_mode_key", None) is not None:  # PyTorch's own tracing lies beneath all
+            break
+        aside.append((_python_dispatch._push_mode, _python_dispatch._pop_mode()))
+    return aside
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Around looking at tensors: no mode of anybody sees it, and what it makes are ordinary tensors."""
+    with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.no_grad():
+        aside = _set_modes_aside() if torch._C._len_torch_dispatch_stack() else []
+        try:
+            yield
+        finally:
+            for push, mode in reversed(aside):
+                push(mode)
+
+
+@contextmanager
+def without_modes() -> Iterator[None]:
+    """Run the block outside every mode: dispatch, function, inference and gradient mode."""
+    aside = _set_modes_aside()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for push, mode in reversed(aside):
+            push(mode)
+
+
+def active_modes() -> list[Any]:
+    """Every dispatch and function mode that this thread has entered, the outermost of each first."""
+    modes: list[Any] = []
+    if torch._C._len_torch_dispatch_stack():
+        modes += _python_dispatch._get_current_dispatch_mode_stack()
+    if torch._C._len_torch_function_stack():
+        modes += overrides._get_current_function_mode_stack()
+    return modes
+
+
+@contextmanager
+def beneath_other_modes(mode: AbstractContextManager[Any]) -> Iterator[None]:
+    """Enter a mode so that those entered before are asked first: it sees what is really carried out."""
+    aside = _set_modes_aside()
+    try:
+        mode.__enter__()
+    finally:
+        for push, other in reversed(aside):
+            push(other)
+    try:
+        yield
+    finally:
+        aside = _set_modes_aside(above=mode)
+        try:
+            mode.__exit__(None, None, None)
+        finally:
+            for push, other in reversed(aside):
+                push(other)
+
+
+def active_transform() -> str | None:
+    """The function transform (vmap, grad, jvp, forward-mode derivatives) that this thread is in; None where none."""
+    interpreter = torch._C._functorch.peek_interpreter_stack()
+    if interpreter is not None:
+        return str(interpreter.key()).rpartition(".")[2].lower()
+    return "forward-mode derivatives" if forward_ad._current_level >= 0 else None
+
+
+@contextmanager
+def outside_transforms() -> Iterator[None]:
+    """Run the block outside every function transform."""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        yield
+        return
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    with temporarily_clear_interpreter_stack():
+        yield
+
+
 def in_backward() -> bool:
     """Whether autograd is running a backward pass in this thread."""
     return bool(torch._C._current_graph_task_id() != -1)
@@ -129,6 +222,11 @@ def never_compile(function: Callable[..., Any]) -> None:
 def caller_frame(depth: int) -> Any:
     """The Python frame ``depth`` calls above the caller's."""
     return sys._getframe(depth + 1)
+
+
+def global_module_hooks() -> tuple[dict[int, Any], ...]:
+    """The tables of hooks that are called around the forward of every module, before and after it."""
+    return module_globals._global_forward_pre_hooks, module_globals._global_forward_hooks
 
 
 # --- torch: modules --------------------------------------------------------------------------------------------------

@@ -209,4 +209,4 @@ class TestForeignCode:
 
     def test_compiled_code_is_named(self) -> None:
         traced = torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3))
-        assert "compiled code" in str(judge(ModuleSnapshot(nn.Sequential(traced))).foreign)
+        assert "compiled code" in str(judge(ModuleSnapshot(nn.Sequential(traced))).reason)

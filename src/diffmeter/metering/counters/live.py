@@ -14,10 +14,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffmeter.compat import active_transform, beneath_other_modes
 from diffmeter.metering.watching import intercept
+from diffmeter.metering.watching.patching import own
 from diffmeter.metering.watching.snapshot import OwnHooks
+from diffmeter.metering.watching.trust import Judgement
 
-from .functional import FunctionCounter, attention_is_replaced
+from .functional import FunctionCounter
 from .module_rules import ModuleCounter
 from .op_level import DispatchMode, OpCounter, is_composite, op_macs, op_name
 from .tally import Count
@@ -28,24 +31,41 @@ class LiveCount:
 
     Args:
         modules: the ``id`` of each module of the component that is called, to notice its work in other threads.
-        functions: whether to look at the functions that Python code calls. PyTorch leaves its fused transformer
-            layers while anybody does, so that for these the operators alone decide.
+        judgement: what there is in the component; it decides what can be looked at.
 
     Attributes:
         failure: why the count does not hold, if it does not.
     """
 
-    def __init__(self, modules: Collection[int] = (), functions: bool = True) -> None:
+    def __init__(self, modules: Collection[int], judgement: Judgement) -> None:
         self.count: Count | None = None
         self.failure: str | None = None
         self._own = modules
-        self._by_functions = functions
+        # Functions are called with logical shapes: where operators run on others, only these decide.
+        self._by_functions = not judgement.operators_only and active_transform() is None
+        self._unseen = judgement.unseen
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         modules = ModuleCounter()
         functions = FunctionCounter(modules.covered)
         operators = OpCounter()
+        with contextlib.ExitStack() as stack:
+            self._hook_modules(modules, stack)
+            stack.enter_context(beneath_other_modes(operators))
+            if self._by_functions:
+                stack.enter_context(beneath_other_modes(functions))
+            stack.enter_context(_marked_as_running())
+            yield
+        macs = modules.macs + functions.macs
+        if not self._by_functions:
+            macs = Counter({kind: n for kind, n in modules.macs.items() if not kind.is_product})
+            macs += operators.tally.kinds - operators.tally.kinds_of_user
+        if self._unseen is not None and self.failure is None:
+            self.failure = f"{self._unseen} runs past PyTorch's operators, and its products are not seen"
+        self.count = Count.of(macs, operators.tally)
+
+    def _hook_modules(self, modules: ModuleCounter, stack: contextlib.ExitStack) -> None:
         thread = threading.get_ident()
 
         def before(module: nn.Module, args: Any) -> None:
@@ -58,22 +78,9 @@ class LiveCount:
             if threading.get_ident() == thread:
                 modules.after(module, args, kwargs, output)
 
-        with contextlib.ExitStack() as stack:
-            with OwnHooks():
-                stack.callback(register_module_forward_pre_hook(before).remove)
-                stack.callback(register_module_forward_hook(after, with_kwargs=True).remove)
-            stack.enter_context(operators)
-            if self._by_functions:
-                stack.enter_context(functions)
-            stack.enter_context(_marked_as_running())
-            yield
-        macs = modules.macs + functions.macs
-        if not self._by_functions:
-            macs = Counter({kind: n for kind, n in modules.macs.items() if not kind.is_product})
-            macs += operators.tally.kinds - operators.tally.kinds_of_user
-        if attention_is_replaced() and self.failure is None:
-            self.failure = "scaled_dot_product_attention was replaced, and its kernel's products are not seen"
-        self.count = Count.of(macs, operators.tally)
+        with OwnHooks():
+            stack.callback(register_module_forward_pre_hook(own(before)).remove)
+            stack.callback(register_module_forward_hook(own(after), with_kwargs=True).remove)
 
 
 _live = threading.local()

@@ -69,7 +69,7 @@ class RealCalls:
             judgement = self._judgements[id(structure)]
             self._made.append((record, structure, judgement))
             if judgement.of_call(record.arguments) is not None:
-                live = LiveCount(structure.module_ids, functions=not judgement.operators_only)
+                live = LiveCount(structure.module_ids, judgement)
         except Exception as error:  # a profile that fails never breaks a generation
             logger.warning("a call of %s was not recorded: %s", record.component, error)
             record.failure = f"{type(error).__name__} while recording a call: {error}"

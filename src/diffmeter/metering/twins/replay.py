@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 import threading
 import types
 import warnings
@@ -24,12 +23,20 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from diffmeter.compat import (
+    attention_registry,
+    global_module_hooks,
+    native_attention_backend,
+    outside_transforms,
+    without_modes,
+)
 from diffmeter.errors import CountError
-from diffmeter.metering.counters.functional import NATIVE_ATTENTION, FunctionCounter, attention_is_replaced
+from diffmeter.metering.counters.functional import NATIVE_ATTENTION, FunctionCounter
 from diffmeter.metering.counters.module_rules import ModuleCounter
 from diffmeter.metering.counters.op_level import DispatchMode, OpTally
 from diffmeter.metering.counters.tally import Count
-from diffmeter.metering.watching.patching import Replacing
+from diffmeter.metering.watching.patching import Patching
+from diffmeter.metering.watching.reachable import is_fused_kernel
 from diffmeter.metering.watching.signature import Frozen, TensorSpec
 from diffmeter.metering.watching.snapshot import ATOM_TYPES, CONTAINERS, SHARED_KEYS, OwnHooks, no_garbage_collection
 
@@ -490,6 +497,13 @@ def replay(
     Raises:
         CountError: the forward cannot run without real values.
     """
+    with without_modes(), outside_transforms():
+        return _replay(call, root, arguments, stateful, forget)
+
+
+def _replay(
+    call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, stateful: bool, forget: bool
+) -> Replay:
     before = _Held(root)
     drawn = _drawn()
     try:
@@ -562,11 +576,11 @@ def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
         detach()
 
 
-class _Replaying(Replacing):
+class _Replaying(Patching):
     """Redirects, in threads that replay, what would keep a twin from running on the meta device.
 
-    Autocast on the device of a tensor, which PyTorch refuses for the meta device, becomes autocast on the CPU; and
-    attention runs natively, whoever took the place of ``scaled_dot_product_attention`` or of diffusers' backend.
+    Autocast on the device of a tensor, which PyTorch refuses for the meta device, becomes autocast on the CPU; fused
+    attention of another library becomes PyTorch's own; and global module hooks of others are not called.
     """
 
     _here = threading.local()
@@ -587,17 +601,14 @@ class _Replaying(Replacing):
             autocast(self, "cpu" if device_type == "meta" else device_type, *args, **kwargs)
 
         cls._redirect(torch.autocast, "__init__", on_cpu)
-        if attention_is_replaced():
+        if is_fused_kernel(F.scaled_dot_product_attention):
             cls._redirect(F, "scaled_dot_product_attention", NATIVE_ATTENTION)
-        dispatch: Any = sys.modules.get("diffusers.models.attention_dispatch")
-        registry = getattr(dispatch, "_AttentionBackendRegistry", None)
-        if registry is not None:
-            native = dispatch.AttentionBackendName.NATIVE
-
-            def get_active_backend(*_: Any) -> Any:
-                return native, registry._backends[native]
-
-            cls._redirect(registry, "get_active_backend", get_active_backend)
+        native = native_attention_backend()
+        if native is not None:
+            cls._redirect(attention_registry(), "get_active_backend", lambda *_: native)
+        for hooks in global_module_hooks():
+            for key in hooks:
+                cls._silence(hooks, key)
 
     @classmethod
     def _redirect(cls, owner: Any, name: str, function: Callable[..., Any]) -> None:
@@ -607,6 +618,15 @@ class _Replaying(Replacing):
             return (function if getattr(cls._here, "depth", 0) else elsewhere)(*args, **kwargs)
 
         cls._replace(owner, name, chosen)
+
+    @classmethod
+    def _silence(cls, hooks: dict[int, Any], key: int) -> None:
+        hook = hooks[key]
+
+        def elsewhere(*args: Any, **kwargs: Any) -> Any:
+            return None if getattr(cls._here, "depth", 0) else hook(*args, **kwargs)
+
+        cls._replace_item(hooks, key, elsewhere)
 
 
 def _drawn() -> Any:

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .patching import own
+
 logger = logging.getLogger(__name__)
 
 Proceed = Callable[..., Any]
@@ -132,7 +134,7 @@ def _wrap_instance(target: Any, names: Iterable[str]) -> None:
         def entry(*args: Any, _inner: Proceed = inner, _method: str = method, **kwargs: Any) -> Any:
             return _report(target, _method, _inner, args, kwargs)
 
-        target.__dict__[name] = wrap = _looking_like(inner, entry)
+        target.__dict__[name] = wrap = own(_looking_like(inner, entry), inner)
         wraps[name] = wrap, original
 
 
@@ -189,7 +191,7 @@ def _entry(cls: type, name: str) -> Callable[..., Any]:
         return _report(self, method, functools.partial(current, self), args, kwargs)
 
     _not_compiled(entry)
-    return _looking_like(original, entry)
+    return own(_looking_like(original, entry), original)
 
 
 def _looking_like(original: Callable[..., Any], entry: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffmeter.compat import unseen
+
 #: integer and boolean tensors up to this many elements keep their values: masks, ids, lengths
 INTEGER_VALUES_LIMIT = 1 << 16
 #: floating point tensors up to this many elements keep their values: time steps, guidance
@@ -30,15 +32,23 @@ ATOMS = (int, float, complex, str, bytes, bool, type(None), *_TORCH_ATOMS)
 
 @dataclass(slots=True, eq=False)
 class TensorSpec:
-    """One tensor argument: ``shape``, ``dtype``, and its values (any device) where they are kept."""
+    """One tensor argument: ``shape``, ``dtype``, and its values (any device) where they are kept.
+
+    ``kind`` names what no plain dense tensor of that shape stands for: a nested or sparse tensor, a subclass.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     values: torch.Tensor | None = None
+    kind: str | None = None
 
     @classmethod
     def of(cls, tensor: torch.Tensor, argument: bool = False) -> TensorSpec:
         """What is kept of a tensor; ``argument`` tells one that a call was made with from one that a module holds."""
+        kind = unusual_kind(tensor)
+        if kind is not None:
+            shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape) if kind != NESTED else ()
+            return cls(shape, tensor.dtype, None, kind)
         numel = tensor.numel()
         small = INTEGER_VALUES_LIMIT
         if tensor.is_floating_point():
@@ -49,7 +59,7 @@ class TensorSpec:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return ("tensor", self.shape, self.dtype)
+        return ("tensor", self.shape, self.dtype, self.kind)
 
     def known(self) -> torch.Tensor | None:
         """A copy of the values on the CPU, where they are kept and may decide something.
@@ -70,6 +80,25 @@ class TensorSpec:
         return None if self.values is None else tuple(self.values.reshape(-1).tolist())
 
 
+NESTED = "a nested tensor"
+_PLAIN_TENSORS = frozenset(
+    {torch.Tensor, torch.nn.Parameter, torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer}
+    | ({torch.nn.Buffer} if hasattr(torch.nn, "Buffer") else set())
+)
+
+
+def unusual_kind(tensor: torch.Tensor) -> str | None:
+    """What a tensor is that a plain dense one of its shape does not stand for; None for the plain ones."""
+    if tensor.is_nested:
+        return NESTED
+    if tensor.layout != torch.strided:
+        return f"a sparse tensor ({str(tensor.layout).removeprefix('torch.')})"
+    kind = type(tensor)
+    if kind not in _PLAIN_TENSORS:
+        return f"a {kind.__module__}.{kind.__qualname__}"
+    return None
+
+
 @dataclass(slots=True, eq=False)
 class Frozen:
     """The frozen arguments of one call.
@@ -83,6 +112,11 @@ class Frozen:
     tree: Any
     key: Any
     tensors: list[TensorSpec] = field(default_factory=list)
+
+    @property
+    def unusual(self) -> str | None:
+        """What the first tensor is that a plain dense one would not stand for; None if all are plain."""
+        return next((spec.kind for spec in self.tensors if spec.kind is not None), None)
 
     def values(self, indices: frozenset[int]) -> tuple[Any, ...]:
         """The values of the tensors at ``indices``: what tells two calls of one signature apart."""
@@ -134,7 +168,8 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
             return frozen, (type(value).__qualname__, *keys)
         return objects[id(value)]
 
-    tree, key = walk((tuple(args), dict(kwargs)))
+    with unseen():
+        tree, key = walk((tuple(args), dict(kwargs)))
     return Frozen(tree, key, tensors)
 
 

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from .patching import Replacing
+from .patching import Patching
 from .signature import ATOMS, TensorSpec
 
 #: attributes that every module has
@@ -69,7 +69,7 @@ _TABLE_WRITERS: tuple[tuple[Any, str], ...] = (
 )
 
 
-class WriteWatch(Replacing):
+class WriteWatch(Patching):
     """Notices writes of module attributes that change something, while anybody watches.
 
     ``nn.Module.__setattr__`` and its like are replaced meanwhile. The counter is shared by all threads: a write
@@ -146,6 +146,18 @@ class Part:
         self.buffers = values["_buffers"] and values["_buffers"].copy()
 
 
+_methods: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+
+
+def _methods_of(cls: type) -> frozenset[str]:
+    """Names of a class's methods: an attribute of that name on an instance takes a method's place."""
+    found = _methods.get(cls)
+    if found is None:
+        names = {name for base in cls.__mro__ for name, v in vars(base).items() if isinstance(v, types.FunctionType)}
+        found = _methods[cls] = frozenset(names)
+    return found
+
+
 def _public_class(cls: type) -> type:
     """The class of the user's module, under the interception that may lie over it."""
     return cls.__dict__.get("_diffmeter_original", cls)
@@ -199,6 +211,16 @@ class ModuleSnapshot:
         """The ``id`` of each module of the tree."""
         return self._nodes.keys()
 
+    @property
+    def classes(self) -> list[type]:
+        """The classes of the tree's modules and of their helpers."""
+        return list(self._forwards)
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """Every parameter of the tree, and the buffers of its parts with state."""
+        tables = [*self._weight_tables, *(part.buffers for part in self.parts_with_state)]
+        return (weight for table in tables for weight in table.values() if weight is not None)
+
     def has_class(self, *kinds: type) -> bool:
         """Whether a module of the tree is of one of these classes."""
         return any(issubclass(cls, kinds) for cls in self._forwards)
@@ -231,6 +253,7 @@ class ModuleSnapshot:
                 stack.extend(child for child in children.values() if child is not None)
             hooked = values["_forward_hooks"] or values["_forward_pre_hooks"]
             altered = hooked or any(key in values for key in _ALTERED_KEYS)
+            altered = altered or not values.keys().isdisjoint(_methods_of(cls))
             if altered or type(module) not in PLAIN_MODULES:
                 part = self._kept[id(module)] = Part(module)
                 if altered:

@@ -7,37 +7,39 @@ a call; where they name a reason, the call is counted while it runs.
 
 Looked at:
 
-- the class of every module, with all its methods, and what modules hold in their attributes (attention processors);
-- hooks, and ``forward`` methods that were replaced on an instance;
+- the code that the component's methods can reach (:mod:`.reachable`): methods of its classes, functions, constants and
+  registries of library modules, functions and objects that modules hold in their attributes;
+- hooks, and methods that were replaced on an instance;
+- weights and arguments that are no plain dense tensors, function transforms, and modes that somebody has entered;
 - layers whose work depends on values that the meta device does not have (padding left out of nested tensors).
 
-May be missed: code that is only reached through names computed while it runs, and changes written into a module's
-``__dict__`` past its own methods, until the next full comparison.
+What this package itself puts in the place of functions for a while is told apart by the very functions, not by a name.
+
+May be missed: code that is only reached through names computed while it runs, what lies outside the parts of a library
+that hold forwards (``reachable._FORWARD_CODE``) and is not called from them by name, and changes written into a
+module's ``__dict__`` past its own methods, until the next full comparison.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 import types
-import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import intercept
-from .signature import Frozen, TensorSpec
-from .snapshot import ATOM_TYPES, PLAIN_MODULES, UNINTERESTING, ModuleSnapshot, Part, WriteWatch
+from diffmeter.compat import active_modes, active_transform, uncompiled_function
 
-#: libraries whose modules decide their work by their structure and their arguments alone
-_KNOWN_LIBRARIES = frozenset({"torch", "diffusers", "transformers", "accelerate", "peft", "huggingface_hub"})
-_STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
+from . import intercept
+from .nested import leaves
+from .patching import is_own
+from .reachable import ReachableCode, is_known, root_of
+from .signature import Frozen, TensorSpec, unusual_kind
+from .snapshot import ATOM_TYPES, UNINTERESTING, ModuleSnapshot, Part
+
 _HARMLESS = ATOM_TYPES | {TensorSpec, torch.Tensor, nn.Parameter}
-#: what was found in a class, with the identities of all that it held then: a method may be replaced any time
-_verdicts: weakref.WeakKeyDictionary[type, tuple[tuple[int, ...], str | None]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +47,31 @@ class Judgement:
     """What :func:`judge` found in a snapshot.
 
     Attributes:
+        code: what the component can reach.
         altered: names a hook or a replaced ``forward`` that may skip, repeat or change work; what it does shows only
             in a real run.
-        foreign: names code of no known library. It can be repeated on a twin step by step (a dry run does), but it
-            may depend on more than structure and arguments.
         values: why the work depends on values that a twin does not have.
         operators_only: whether counting in the run must leave the functions of Python code alone, because PyTorch
             leaves its fused layers while anybody looks at them, or because compiled code hides them.
     """
 
+    code: ReachableCode
     altered: str | None = None
-    foreign: str | None = None
     values: str | None = None
     operators_only: bool = False
+
+    @property
+    def foreign(self) -> str | None:
+        """Names code of no known library: on a twin it can be repeated call by call, as a dry run does.
+
+        It may depend on more than structure and arguments, so that a single call cannot be repeated alone.
+        """
+        return self.code.foreign
+
+    @property
+    def unseen(self) -> str | None:
+        """Names compiled code that foreign code may run, whose products counting in the run would not see."""
+        return self.code.unseen
 
     @property
     def reason(self) -> str | None:
@@ -66,36 +80,63 @@ class Judgement:
 
     def of_call(self, arguments: Frozen) -> str | None:
         """Why this call must be counted while it runs; None where a twin may stand in. Ask when the call begins."""
-        return self.reason
+        return self.reason or unusual_call(arguments)
 
     def holds(self) -> bool:
         """Whether the code in place is what it was; asked at every call. If not, judge the snapshot again."""
-        return True
+        return self.code.same()
 
     def changed(self) -> str | None:
-        """Names code that was changed since, so that a replay would not repeat the call; None where nothing was.
+        """Names code that was replaced since, so that a replay would not repeat the call; None where none was.
 
         Asked before a replay.
         """
-        return None
+        return None if self.code.same() else self.code.difference_now()
 
 
 def judge(snapshot: ModuleSnapshot) -> Judgement:
     """What there is in a component that keeps a twin from standing in for it."""
     fused = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
     return Judgement(
+        code=_reachable(snapshot),
         altered=_altered(snapshot),
-        foreign=_foreign_code(snapshot),
-        values=_needed_values(snapshot),
+        values=_needed_values(snapshot) or _unusual_weight(snapshot),
         operators_only=snapshot.scripted is not None or snapshot.has_class(*fused),
     )
 
 
+def unusual_call(arguments: Frozen) -> str | None:
+    """Why a call that begins now is not what its signature says: a transform, a mode, a tensor that is not plain."""
+    transform = active_transform()
+    if transform is not None:
+        return f"the call is made under {transform}"
+    for mode in active_modes():
+        if not is_known(type(mode).__module__) and not is_own(type(mode)):
+            return f"the call is made under {type(mode).__qualname__}"
+    return None if arguments.unusual is None else f"an argument is {arguments.unusual}"
+
+
 def _needed_values(snapshot: ModuleSnapshot) -> str | None:
+    if snapshot.scripted is not None:
+        return f"compiled code of {snapshot.scripted}"
     for part in snapshot.parts_with_state:
         if part.cls is nn.TransformerEncoder and part.attributes.get("enable_nested_tensor"):
             return "padding is left out of nested tensors"  # which the meta device does not have
     return None
+
+
+def _unusual_weight(snapshot: ModuleSnapshot) -> str | None:
+    """Names a weight that a twin's plain dense one does not stand for."""
+    for weight in snapshot.weights():
+        kind = unusual_kind(weight)
+        packed = root_of(type(weight).__module__) in _PACKING_LIBRARIES and weight.layout == torch.strided
+        if kind is not None and not packed:
+            return f"a weight is {kind}"
+    return None
+
+
+#: libraries whose tensors hold the weight of an ordinary layer in fewer bytes: the layer's product is the same
+_PACKING_LIBRARIES = frozenset({"torchao", "bitsandbytes", "optimum", "diffusers", "transformers"})
 
 
 # hooks and replaced forwards -----------------------------------------------------------------------------------------
@@ -158,7 +199,7 @@ def _trusted_accelerate_hook(hook: Any) -> bool:
 
 def _is_own_forward(function: Any, part: Part) -> bool:
     """Whether a ``forward`` found on a module is its class's, possibly compiled or with a hook around it."""
-    function = getattr(function, "_torchdynamo_orig_callable", function)
+    function = uncompiled_function(function)
     if isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, types.MethodType):
@@ -183,93 +224,23 @@ def belongs_to_model(hook: Any) -> bool:
 # whose code it is ----------------------------------------------------------------------------------------------------
 
 
-def _foreign_code(snapshot: ModuleSnapshot) -> str | None:
-    """Names the first piece of code in a snapshot that belongs to no known library; None where there is none."""
-    if snapshot.scripted is not None:
-        return f"compiled code of {snapshot.scripted}"
-    checked: set[type] = set()
+def _reachable(snapshot: ModuleSnapshot) -> ReachableCode:
+    """The code that the component's modules, the helpers in their attributes and functions among those can reach."""
     holders = [(part.cls, part.attributes) for part in snapshot.parts_with_state]
-    for cls in (*PLAIN_MODULES, *(cls for cls, _ in holders)):
-        name = _foreign_class(cls, checked)
-        if name is not None:
-            return name
     holders += [(type(helper), attributes) for helper, attributes in snapshot.helpers.values()]
-    for cls, attributes in holders:
-        for attribute, value in attributes.items():
-            if type(value) in _HARMLESS or attribute in UNINTERESTING:
-                continue
-            for item in _held(value):
-                name = _foreign_value(item, checked)
-                if name is not None:
-                    return f"{name} in {cls.__name__}.{attribute}"
-    return None
+    values = {
+        (id(item)): (item, f"{cls.__name__}.{name}")
+        for cls, attributes in holders
+        for name, value in attributes.items()
+        if type(value) not in _HARMLESS and name not in UNINTERESTING
+        for item in leaves(value)
+        if type(item) not in _HARMLESS and not isinstance(item, nn.Module)
+    }
+    return ReachableCode.of(snapshot.classes, values.values(), _entries(snapshot.root))
 
 
-def _is_known(module_name: Any) -> bool:
-    root = str(module_name).partition(".")[0]
-    return root in _KNOWN_LIBRARIES or root in _STANDARD_LIBRARY
-
-
-def _foreign_class(cls: type, checked: set[type]) -> str | None:
-    if cls in checked:
-        return None
-    for base in cls.__mro__:
-        if base in checked:
-            continue
-        checked.add(base)
-        contents = tuple(map(id, base.__dict__.values()))
-        verdict = _verdicts.get(base)
-        if verdict is None or verdict[0] != contents:
-            verdict = _verdicts[base] = (contents, _foreign_method(base))
-        if verdict[1] is not None:
-            return verdict[1]
-    return None
-
-
-def _foreign_method(cls: type) -> str | None:
-    """The class itself, or a method of it that was replaced by somebody."""
-    if issubclass(cls, torch.jit.ScriptModule):
-        return f"compiled code of {cls.__name__}"
-    if not _is_known(cls.__module__):
-        return cls.__qualname__
-    for name, value in cls.__dict__.items():
-        if isinstance(value, types.FunctionType) and (name == "__call__" or not name.startswith("__")):
-            if _origin(value) != WriteWatch.__module__ and not _is_known(_origin(value)):
-                return f"{cls.__qualname__}.{name}"
-    return None
-
-
-def _origin(function: types.FunctionType) -> Any:
-    return function.__globals__.get("__name__")
-
-
-def _held(value: Any) -> Iterator[Any]:
-    """A value, or what a plain container holds."""
-    if isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from _held(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _held(item)
-    else:
-        yield value
-
-
-def _foreign_value(value: Any, checked: set[type]) -> str | None:
-    if type(value) in _HARMLESS:
-        return None
-    if isinstance(value, types.FunctionType) and _origin(value) == intercept.__name__:
-        value = getattr(value, "__wrapped__", value)  # what is watched at the moment
-    value = getattr(value, "_torchdynamo_orig_callable", value)  # what was compiled
-    if isinstance(value, functools.partial):
-        return _foreign_value(value.func, checked)
-    if isinstance(value, types.MethodType):
-        return _foreign_value(value.__func__, checked)
-    if isinstance(value, types.FunctionType):
-        return None if _is_known(_origin(value)) else value.__qualname__
-    if isinstance(value, (type, nn.Module)):  # modules of the tree are parts of their own
-        return None
-    return _foreign_class(type(value), checked)
+def _entries(root: nn.Module) -> tuple[str, ...]:
+    return ("forward", *intercept.public_methods(type(root)))
 
 
 __all__ = ["Judgement", "belongs_to_model", "judge"]
