@@ -224,6 +224,24 @@ def caller_frame(depth: int) -> Any:
     return sys._getframe(depth + 1)
 
 
+def on_every_forward(
+    before: Callable[..., Any], after: Callable[..., Any], always: bool = False
+) -> Callable[[], None]:
+    """Call ``before(module, args)`` and ``after(module, args, kwargs, output)`` around every module's forward.
+
+    What is returned ends it, and takes back a note that PyTorch leaves behind when such a hook is removed.
+    """
+    first = module_globals.register_module_forward_pre_hook(before)
+    second = module_globals.register_module_forward_hook(after, with_kwargs=True, always_call=always)
+
+    def end() -> None:
+        first.remove()
+        second.remove()
+        module_globals._global_forward_hooks_with_kwargs.pop(second.id, None)
+
+    return end
+
+
 def global_module_hooks() -> tuple[dict[int, Any], ...]:
     """The tables of hooks that are called around the forward of every module, before and after it."""
     return module_globals._global_forward_pre_hooks, module_globals._global_forward_hooks

@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffmeter.compat import active_transform, beneath_other_modes
+from diffmeter.compat import active_transform, beneath_other_modes, on_every_forward
 from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.patching import own
 from diffmeter.metering.watching.snapshot import OwnHooks
@@ -22,7 +21,7 @@ from diffmeter.metering.watching.trust import Judgement
 
 from .functional import FunctionCounter
 from .module_rules import ModuleCounter
-from .op_level import DispatchMode, OpCounter, is_composite, op_macs, op_name
+from .op_level import DispatchMode, OpCounter, has_own_way, is_composite, op_macs, op_name
 from .tally import Count
 
 
@@ -79,8 +78,7 @@ class LiveCount:
                 modules.after(module, args, kwargs, output)
 
         with OwnHooks():
-            stack.callback(register_module_forward_pre_hook(own(before)).remove)
-            stack.callback(register_module_forward_hook(own(after), with_kwargs=True).remove)
+            stack.callback(on_every_forward(own(before), own(after)))
 
 
 _live = threading.local()
@@ -111,8 +109,10 @@ class OutsideCalls(DispatchMode):
         self._found = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._silent or self._busy():
+        if not has_own_way(types) and (func in self._silent or self._busy()):
             return self.run(func, args, kwargs or {})
+        if has_own_way(types):
+            return NotImplemented
         return self.look(func, args, kwargs or {})
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -122,8 +122,7 @@ class OutsideCalls(DispatchMode):
     def look(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Run one operator that may be a product, and report it if it is one inside a module."""
         if is_composite(func):
-            with self:
-                out = func.decompose(*args, **kwargs)
+            out = self.decomposed(func, args, kwargs)
             if out is not NotImplemented:
                 return out
         out = self.run(func, args, kwargs)

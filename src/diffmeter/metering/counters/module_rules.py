@@ -153,13 +153,19 @@ def module_macs(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tupl
         return operation, int(shadow.total_ops)
 
 
-_FORWARDS = {kind: kind.forward for kind in _PRODUCT_TYPES}
+_METHODS: dict[type, Any] = {
+    kind: {name: getattr(kind, name) for name in ("forward", "_conv_forward") if hasattr(kind, name)}
+    for kind in _PRODUCT_TYPES
+}
 
 
 def _is_itself(module: nn.Module) -> bool:
-    """Whether a layer does what its class says: a replaced ``forward`` may skip the product, or make others."""
+    """Whether a layer does what its class says: a replaced method may skip the product, or make others."""
     kind = type(module)
-    if kind not in _FORWARDS or "forward" in module.__dict__ or kind.forward is not _FORWARDS[kind]:
+    methods = _METHODS.get(kind)
+    if methods is None:
+        return False
+    if any(name in module.__dict__ or getattr(kind, name) is not method for name, method in methods.items()):
         return False
     weight = module._parameters.get("weight")
     return weight is None or weight.layout is torch.strided  # thop's rules are for dense weights

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from diffmeter import compat
 from diffmeter.compat import packet_of, schema_of
+from diffmeter.metering.watching.reachable import PACKING_LIBRARIES
 
 from . import user_formulas
 from .kinds import Kind, kind_of
@@ -470,6 +471,19 @@ class DispatchMode(TorchDispatchMode):
     def ignore_compile_internals(cls) -> bool:
         return True
 
+    def decomposed(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a composite operator returns, its parts seen by this mode; NotImplemented where it has none to show."""
+        try:
+            with self:
+                return func.decompose(*args, **kwargs)
+        except Exception:  # a mode cannot carry out everything that PyTorch can: left to PyTorch, and seen whole
+            return NotImplemented
+
+
+def has_own_way(types: Iterable[type]) -> bool:
+    """Whether a tensor among the operands carries operators out in a way of its own, which is then what is counted."""
+    return any(kind.__module__.partition(".")[0] not in PACKING_LIBRARIES for kind in types)
+
 
 class OpCounter(DispatchMode):
     """Counts every operator dispatched while it is entered, on any device.
@@ -486,10 +500,11 @@ class OpCounter(DispatchMode):
         self.tally = OpTally()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if has_own_way(types):
+            return NotImplemented
         kwargs = kwargs or {}
         if is_composite(func):
-            with self:
-                out = func.decompose(*args, **kwargs)
+            out = self.decomposed(func, args, kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)

@@ -31,6 +31,8 @@ from diffmeter.metering.twins.argument_mutations import hand_back
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.counts import TwinCounts
 from diffmeter.metering.twins.replay import READS, random_state_kept
+from diffmeter.metering.twins.user_state import user_state_kept
+from diffmeter.metering.watching.nested import leaves
 from diffmeter.metering.watching.signature import iter_tensors, map_leaves
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import judge
@@ -237,7 +239,8 @@ def rehearse(
     recorder = Recorder(parts_of(carrier.pipe), carrier, recording)
     arguments = _stand_in_arguments(carrier.pipe, call_arguments)
     started = time.perf_counter()
-    with _quiet(), random_state_kept(), WriteWatch(), recorder.watching():
+    own_code = (*carrier.own_code, *filter(callable, leaves(arguments)))
+    with user_state_kept(*own_code), _quiet(), random_state_kept(), WriteWatch(), recorder.watching():
         try:
             carrier.pipe(**arguments)
         except DiffmeterError:
@@ -312,6 +315,7 @@ class StandInCalls:
         pipe: the stand-in of the pipeline, around the twins.
         facts: what is known of the original.
         recording: where the calls are noted.
+        own_code: functions and classes of the user that components run.
     """
 
     watches_steps = True  # a scheduler's arithmetic runs on tensors whose values may mean nothing
@@ -325,6 +329,7 @@ class StandInCalls:
         self._pictures: dict[str, ModuleSnapshot] = {}
         self._unknowable: dict[str, str] = {}
         self._doubts: list[Note] = []
+        self.own_code: list[Any] = []
         stand_ins: dict[int, Any] = {}
         for name, module in original.components.items():
             stand_ins[id(module)] = self._stand_in(name, uncompiled(module), owned)
@@ -351,6 +356,7 @@ class StandInCalls:
                 raise DiffmeterError(f"No stand-in for {name} could be made: {error}") from error
         cached = getattr(module, "_cache_config", None) is not None
         stateful = cached or judgement.foreign is not None
+        self.own_code += judgement.own_code
         if judgement.altered is not None and not cached:
             self._unknowable[name] = f"{judgement.altered}: what it does to the work shows only in a real run"
         twin.__class__ = _on_cpu(type(twin))

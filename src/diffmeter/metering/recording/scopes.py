@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffmeter.metering.pipelines.parts import is_pipeline
-from diffmeter.metering.watching.patching import Replacing
+from diffmeter.metering.watching.patching import Patching
 
 from .calls import Generation
 
@@ -53,7 +53,7 @@ def leave(scope: Scope) -> None:
     _scopes.set(tuple(known for known in _scopes.get() if known is not scope))
 
 
-class ScopesInThreads(Replacing):
+class ScopesInThreads(Patching):
     """While open, threads that are started and work that is handed to a pool run inside the scopes of who did so."""
 
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffmeter.compat import unseen
 from diffmeter.metering.watching.signature import ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
 from diffmeter.metering.watching.snapshot import BASE_KEYS, SHARED_KEYS, ModuleSnapshot, Part, no_garbage_collection
 from diffmeter.metering.watching.trust import belongs_to_model
@@ -44,7 +45,7 @@ def build_twin(structure: ModuleSnapshot) -> nn.Module:
     Raises:
         CountError: an attribute cannot be copied.
     """
-    with no_garbage_collection():
+    with no_garbage_collection(), unseen():
         return _build(structure, structure.parts)
 
 

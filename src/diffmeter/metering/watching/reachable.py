@@ -27,13 +27,26 @@ from diffmeter.compat import uncompiled_function
 from .patching import is_own, unpatched
 from .signature import ATOMS
 
-#: libraries whose code decides its work by structure and arguments alone; fused kernels are replayed as attention
+#: libraries whose tensors hold the weight of an ordinary layer in fewer bytes: the layer's product is the same
+PACKING_LIBRARIES = frozenset({"torchao", "bitsandbytes", "optimum", "diffusers", "transformers"})
+#: libraries of fused attention kernels, which are replayed as PyTorch's own attention
 KERNEL_LIBRARIES = frozenset(
     {"flash_attn", "flash_attn_interface", "flash_attn_3", "sageattention", "xformers", "kernels"}
 )
+#: libraries whose code decides its work by structure and arguments alone
 _MODEL_LIBRARIES = frozenset({"torch", "diffusers", "transformers", "accelerate", "peft"})
 _OTHER_LIBRARIES = frozenset(
-    {"huggingface_hub", "numpy", "einops", "torchvision", "torchao", "bitsandbytes", "optimum", "packaging"}
+    {
+        "huggingface_hub",
+        "numpy",
+        "einops",
+        "torchvision",
+        "torchao",
+        "bitsandbytes",
+        "optimum",
+        "packaging",
+        "typing_extensions",
+    }
 ) | {"pybind11_builtins"}
 _STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
 KNOWN_LIBRARIES = _MODEL_LIBRARIES | _OTHER_LIBRARIES | KERNEL_LIBRARIES | _STANDARD_LIBRARY
@@ -88,11 +101,13 @@ class ReachableCode:
         entries: names of the methods by which the component is entered.
 
     Attributes:
+        own_code: functions and classes of no known library, in the order in which they were met.
         foreign: names the first code met that belongs to no known library; None where there is none.
         unseen: names the first compiled code that foreign code may run and that no counting mode would see.
     """
 
     def __init__(self, classes: Iterable[type], values: Iterable[tuple[Any, str]], entries: Iterable[str]) -> None:
+        self.own_code: list[Any] = []
         self.foreign: str | None = None
         self.unseen: str | None = None
         self._places: dict[tuple[int, str], tuple[Any, str, Any]] = {}
@@ -150,7 +165,11 @@ class ReachableCode:
             if theirs is not value and not _equal_atoms(theirs, value):
                 return where
         for key, (_, contents, where) in self._contents.items():
-            if key in other._contents and not _same_contents(contents, other._contents[key][1]):
+            if (
+                key in other._contents
+                and not where.endswith(_HOOK_TABLES)
+                and not _same_contents(contents, other._contents[key][1])
+            ):
                 return where
         return None
 
@@ -170,6 +189,7 @@ class ReachableCode:
             self._classes.add(base)
             if not is_known(base.__module__) and not _is_disguise(base):
                 self._meet_foreign(base.__qualname__, base.__qualname__)
+                self.own_code.append(base)
             elif not is_forward_code(base.__module__):
                 continue
             for name in vars(base):
@@ -184,7 +204,7 @@ class ReachableCode:
                 continue
             self._whole.add(base)
             for name, value in vars(base).items():
-                function = _inside(unpatched(value))
+                function = unwrapped(unpatched(value))
                 if isinstance(function, types.FunctionType) and name not in _UNRUN:
                     where = f"{base.__qualname__}.{name}"
                     self._places.setdefault((id(base), name), (base, where, unpatched(value)))
@@ -199,7 +219,7 @@ class ReachableCode:
             self._add(table[name], where)
 
     def _add(self, value: Any, where: str, depth: int = _DEPTH) -> None:
-        value = _inside(unpatched(value))
+        value = unwrapped(unpatched(value))
         if isinstance(value, ATOMS) or id(value) in self._seen:
             return
         self._seen.add(id(value))
@@ -232,6 +252,7 @@ class ReachableCode:
             return
         if not is_library_function(function):
             self._meet_foreign(function.__qualname__, where)
+            self.own_code.append(function)
             self._functions.append(function)
         elif root_of(module) in KERNEL_LIBRARIES:
             self._meet_compiled(function.__qualname__, where)
@@ -276,7 +297,7 @@ class ReachableCode:
         self._kept.append(namespace)
         module = str(namespace.get("__name__"))
         for name in names:
-            if name in namespace:
+            if name in namespace and name not in _HOOK_FLAGS:
                 value = namespace[name]
                 self._add_place(namespace, name, f"{module}.{name}")
                 if root_of(getattr(value, "__name__", None)) in _OTHER_COMPILERS:
@@ -326,6 +347,10 @@ class ReachableCode:
         return found
 
 
+#: hooks around every module; those that matter are foreign code, and others come and go with their owner's counting
+_HOOK_TABLES = tuple(f"module._global_forward_{name}" for name in ("hooks", "pre_hooks"))
+#: tables that say something about these hooks, and may keep it when they are gone
+_HOOK_FLAGS = frozenset({"_global_forward_hooks_with_kwargs", "_global_forward_hooks_always_called"})
 #: where a function stands in for PyTorch's attention that somebody has put there
 ATTENTION_PLACE = "torch.nn.functional.scaled_dot_product_attention"
 #: what computes on tensors' memory past PyTorch's operators
@@ -370,7 +395,7 @@ def is_library_function(function: types.FunctionType) -> bool:
     """Whether a function stands in a known library, by its globals and by the file of its code."""
     root = root_of(function.__globals__.get("__name__"))
     if root not in KNOWN_LIBRARIES:
-        return False
+        return root.startswith("namedtuple_")  # which the standard library writes
     file = function.__code__.co_filename
     return root in _STANDARD_LIBRARY or file.startswith("<") or file.startswith(_folders(root))
 
@@ -392,7 +417,7 @@ def _is_known_builtin(value: Any) -> bool:
 
 def is_fused_kernel(function: Any) -> bool:
     """Whether a function is the attention kernel of a library that is known for it."""
-    inside = _inside(unpatched(function))
+    inside = unwrapped(unpatched(function))
     name = getattr(inside, "__module__", None) or type(inside).__module__
     return root_of(name) in KERNEL_LIBRARIES
 
@@ -412,7 +437,7 @@ def names_in(code: types.CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*inner)
 
 
-def _inside(value: Any) -> Any:
+def unwrapped(value: Any) -> Any:
     """The function or object under what is wrapped around it."""
     while True:
         value = uncompiled_function(value)

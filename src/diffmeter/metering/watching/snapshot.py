@@ -25,6 +25,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from diffmeter.compat import unseen
+
 from .patching import Patching
 from .signature import ATOMS, TensorSpec
 
@@ -191,7 +193,7 @@ class ModuleSnapshot:
         self.scripted: str | None = None
         self.late = 0
         self._containers: list[tuple[Any, Any]] = []
-        with no_garbage_collection():
+        with no_garbage_collection(), unseen():
             self._picture()
             self._shapes = _shapes_in(self._weight_tables)
         _pictures.add(self)

@@ -35,7 +35,7 @@ from diffmeter.compat import active_modes, active_transform, uncompiled_function
 from . import intercept
 from .nested import leaves
 from .patching import is_own
-from .reachable import ReachableCode, is_known, root_of
+from .reachable import PACKING_LIBRARIES, ReachableCode, is_known, root_of
 from .signature import Frozen, TensorSpec, unusual_kind
 from .snapshot import ATOM_TYPES, UNINTERESTING, ModuleSnapshot, Part
 
@@ -67,6 +67,11 @@ class Judgement:
         It may depend on more than structure and arguments, so that a single call cannot be repeated alone.
         """
         return self.code.foreign
+
+    @property
+    def own_code(self) -> list[Any]:
+        """The functions and classes of no known library, in the order in which they were met."""
+        return self.code.own_code
 
     @property
     def unseen(self) -> str | None:
@@ -129,14 +134,10 @@ def _unusual_weight(snapshot: ModuleSnapshot) -> str | None:
     """Names a weight that a twin's plain dense one does not stand for."""
     for weight in snapshot.weights():
         kind = unusual_kind(weight)
-        packed = root_of(type(weight).__module__) in _PACKING_LIBRARIES and weight.layout == torch.strided
+        packed = root_of(type(weight).__module__) in PACKING_LIBRARIES and weight.layout == torch.strided
         if kind is not None and not packed:
             return f"a weight is {kind}"
     return None
-
-
-#: libraries whose tensors hold the weight of an ordinary layer in fewer bytes: the layer's product is the same
-_PACKING_LIBRARIES = frozenset({"torchao", "bitsandbytes", "optimum", "diffusers", "transformers"})
 
 
 # hooks and replaced forwards -----------------------------------------------------------------------------------------
