@@ -181,14 +181,14 @@ class ReachableCode:
             for cls in self._methods.get(name, ()):
                 self._add_place(cls, name, f"{cls.__qualname__}.{name}")
 
-    def _add_class(self, cls: type) -> None:
+    def _add_class(self, cls: type, where: str | None = None) -> None:
         """Take in a class: its methods and attributes of the names that are mentioned."""
         for base in cls.__mro__:
             if base in self._classes or base in _PLAIN_CLASSES:
                 continue
             self._classes.add(base)
             if not is_known(base.__module__) and not _is_disguise(base):
-                self._meet_foreign(base.__qualname__, base.__qualname__)
+                self._meet_foreign(base.__qualname__, where or base.__qualname__)
                 self.own_code.append(base)
             elif not is_forward_code(base.__module__):
                 continue
@@ -281,7 +281,7 @@ class ReachableCode:
         cls = type(value)
         if root_of(cls.__module__) in _STANDARD_LIBRARY:
             return
-        self._add_class(cls)
+        self._add_class(cls, where)
         tables = [
             getattr(value, "__dict__", None),
             *(vars(base) for base in cls.__mro__ if base not in _PLAIN_CLASSES),
