@@ -203,9 +203,10 @@ class TestForeignCode:
 
     def test_a_patched_library_class_is_named(self, monkeypatch) -> None:
         monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: x)
-        assert judge(ModuleSnapshot(nn.Linear(3, 3))).foreign is not None
-        monkeypatch.undo()
+        assert judge(ModuleSnapshot(nn.Conv2d(3, 3, 1))).foreign is not None
         assert judge(ModuleSnapshot(nn.Linear(3, 3))).foreign is None
+        monkeypatch.undo()
+        assert judge(ModuleSnapshot(nn.Conv2d(3, 3, 1))).foreign is None
 
     def test_compiled_code_is_named(self) -> None:
         traced = torch.jit.trace(nn.Linear(3, 3), torch.ones(1, 3))

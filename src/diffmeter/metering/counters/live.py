@@ -30,19 +30,20 @@ class LiveCount:
 
     Args:
         modules: the ``id`` of each module of the component that is called, to notice its work in other threads.
-        judgement: what there is in the component; it decides what can be looked at.
+        judgement: what there is in the component, if that is known; it decides what can be looked at.
 
     Attributes:
         failure: why the count does not hold, if it does not.
     """
 
-    def __init__(self, modules: Collection[int], judgement: Judgement) -> None:
+    def __init__(self, modules: Collection[int] = (), judgement: Judgement | None = None) -> None:
         self.count: Count | None = None
         self.failure: str | None = None
         self._own = modules
         # Functions are called with logical shapes: where operators run on others, only these decide.
-        self._by_functions = not judgement.operators_only and active_transform() is None
-        self._unseen = judgement.unseen
+        operators_only = judgement is not None and judgement.operators_only
+        self._by_functions = not operators_only and active_transform() is None
+        self._unseen = None if judgement is None else judgement.unseen
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -122,11 +122,11 @@ class ReachableCode:
         self._kept: list[Any] = []  # so that identities stay what they are
         self._roots = (list(classes), list(values), list(entries))
         classes, values, entries = self._roots
+        for value, where in values:
+            self._add(value, where)
         for cls in classes:
             self._add_class(cls)
             self._add_methods(cls)
-        for value, where in values:
-            self._add(value, where)
         self._add_names({*entries, *_IMPLICIT})
         while self._functions:
             self._look_into(self._functions.pop())
