@@ -49,15 +49,23 @@ def test_every_verb_has_help() -> None:
         assert (command.callback.__doc__ or "").strip(), command.name  # type: ignore[union-attr]
 
 
-def test_error_is_one_sentence_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._complain(InputError("first line\nsecond line"))
+def test_error_is_one_sentence_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuses(**_: object) -> None:
+        raise InputError("first line\nsecond line")
+
+    monkeypatch.setattr(cli, "build_app", lambda: refuses)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
     captured = capsys.readouterr()
+    assert end.value.code == 2
     assert captured.out == ""
     assert captured.err == "diffmeter: first line second line\n"
 
 
 def test_interrupt_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> None:
+    def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "build_app", lambda: interrupted)

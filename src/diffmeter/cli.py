@@ -1,41 +1,33 @@
-"""The ``diffmeter`` command. Each verb is a module of ``commands`` with a function ``run``.
+"""The ``diffmeter`` command. Its verbs are the modules of ``commands``, which lists them.
 
-Nothing here, nor at the top of a verb's module, imports torch or diffusers, so that ``diffmeter --help`` is instant.
-Results go to standard output; progress, warnings and errors to standard error.
+Nothing here, nor at the top of a verb's module, imports torch, diffusers or rich, so that ``diffmeter --help`` is
+instant. Results go to standard output; progress, warnings and errors to standard error.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-import importlib.util
+import inspect
 import logging
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, get_type_hints
 
 import typer
 
 from diffmeter._version import __version__
-from diffmeter.errors import DiffmeterError
-
-# Verb on the command line and the module that implements it, in the order that the help shows them.
-VERBS: tuple[tuple[str, str], ...] = (
-    ("generate", "generate"),
-    ("profile", "profile"),
-    ("count", "count"),
-    ("compare", "compare"),
-    ("sweep", "sweep"),
-    ("formula", "formula"),
-    ("batch", "batch"),
-    ("show", "show"),
-    ("models", "models"),
-    ("llm", "llm"),
-    ("train-cost", "train_cost"),
-    ("env", "env"),
-)
+from diffmeter.commands import COMMANDS
+from diffmeter.errors import DiffmeterError, one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+
+def _set_verbosity(verbose: bool) -> None:
+    if verbose:
+        logging.getLogger(__package__).setLevel(logging.INFO)
 
 
 def _show_version(value: bool) -> None:
@@ -44,33 +36,61 @@ def _show_version(value: bool) -> None:
         raise typer.Exit()
 
 
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done.")]
+
+
+def _with_verbose(run: Callable[..., None]) -> Callable[..., None]:
+    """A verb that takes ``-v`` as well, so that it may stand behind the verb."""
+
+    @functools.wraps(run)
+    def verb(*, verbose: bool, **options: object) -> None:
+        _set_verbosity(verbose)
+        run(**options)
+
+    hints = get_type_hints(run, include_extras=True)
+    given = [p.replace(annotation=hints[p.name]) for p in inspect.signature(run).parameters.values()]
+    option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
+    verb.__signature__ = inspect.Signature([*given, option])  # type: ignore[attr-defined]
+    verb.__annotations__ = {**hints, "verbose": Verbose}
+    return verb
+
+
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say on standard error what is being done.")
-    ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """The compute meter for Hugging Face diffusers pipelines: MACs, FLOPs, parameters and time, call by call."""
-    logging.getLogger(__package__).setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger(__package__).setLevel(logging.WARNING)
+    _set_verbosity(verbose)
 
 
 def build_app() -> typer.Typer:
-    """The application with every verb whose module is part of this installation."""
+    """The application with every verb of :data:`~diffmeter.commands.COMMANDS`."""
+    # The help is plain text: boxes would cut the names of options at 80 columns.
     app = typer.Typer(
         name="diffmeter",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "token_normalize_func": lambda name: name.replace("_", "-"),
+            "max_content_width": 100,
+        },
     )
     app.callback()(_options)
-    for verb, module_name in VERBS:
-        if importlib.util.find_spec(f"{__package__}.commands.{module_name}") is not None:
-            module = importlib.import_module(f".commands.{module_name}", __package__)
-            app.command(verb)(module.run)
+    for verb in COMMANDS:
+        module = importlib.import_module(f".commands.{verb.replace('-', '_')}", __package__)
+        first, _, _ = (inspect.getdoc(module.run) or "").partition("\n\n")  # whole: the list of verbs would cut it
+        register = app.command(verb, short_help=" ".join(first.split()), epilog=_epilog(module.EXAMPLES))
+        register(_with_verbose(module.run))
     return app
+
+
+def _epilog(examples: Sequence[str]) -> str:
+    return "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
 
 
 def main() -> None:
@@ -80,9 +100,9 @@ def main() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
-        build_app()()
+        build_app()(prog_name="diffmeter")
     except DiffmeterError as error:
-        _complain(error)
+        print(f"diffmeter: {one_line(error, limit=2000)}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left; there is nobody to tell. Python would complain at exit.
@@ -90,11 +110,6 @@ def main() -> None:
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
-
-
-def _complain(error: DiffmeterError) -> None:
-    sentence = " ".join(str(error).split())
-    print(f"diffmeter: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

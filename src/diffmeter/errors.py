@@ -73,6 +73,17 @@ def one_line(error: BaseException, *, with_type: bool = False, limit: int = 300)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def install_command(extra: str) -> str:
+    """The command that installs an extra of this package: of the checkout that runs, or from the package index."""
+    from pathlib import Path
+
+    checkout = Path(__file__).parent.parent.parent
+    if not (checkout / "pyproject.toml").is_file():
+        return f'pip install "diffmeter[{extra}]"'
+    here = "." if checkout == Path.cwd() else str(checkout)
+    return f'pip install -e "{here}[{extra}]"'
+
+
 def shown(value: object, limit: int = 100) -> str:
     """``repr(value)`` for a message, cut to ``limit`` characters; a value whose ``repr`` fails is named by type."""
     try:

@@ -1,17 +1,24 @@
 """The result: what a generation cost, by component and call, with the conditions under which it was counted.
 
 A profile is numbers and text only. ``to_dict`` gives the JSON object ``compute_profile`` that is described by
-``schema.json``; ``from_dict`` reads it back without loss. Renderers read a profile and never a model.
+``schema.json``; ``from_dict`` reads it back without loss. A profile gives rows; what renders them reads a profile and
+never a model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from diffmeter.errors import InputError
+from diffmeter.rendering import Rendered
 from diffmeter.units import format_count, format_params, format_seconds
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA_VERSION = "1.0"
 CONVENTION = (
@@ -21,6 +28,10 @@ CONVENTION = (
 )
 #: op classes of ``macs_by_op`` whose sum is ``matmul_macs``
 PRODUCTS = ("conv", "linear", "attention", "matmul")
+#: conventions by name, and the attribute that holds MACs in each; ``paper`` is what many published tables print
+CONVENTIONS = {"total": "total_macs", "products": "matmul_macs", "paper": "matmul_macs_without_attention"}
+#: what MACs can be given per: an image, a step of the denoiser, or a forward of one sample
+PER = ("image", "step", "forward")
 
 
 @dataclass(frozen=True)
@@ -90,13 +101,28 @@ class ComponentProfile:
 
     @property
     def total_macs(self) -> int | None:
-        """The design's convention, over every counted call."""
+        """The default convention, over every counted call."""
         return self._sum("total_macs")
 
     @property
     def total_flops(self) -> int | None:
         """Twice ``total_macs``."""
         return None if self.total_macs is None else 2 * self.total_macs
+
+    def macs_per_forward(self, convention: str = "total") -> int | None:
+        """MACs of one call for one sample: over all calls, divided by the samples in them; None if not known.
+
+        A sample is an item of the leading dimension of a call's first tensor: guidance gives each image two.
+
+        Raises:
+            InputError: the convention is not known.
+        """
+        name = CONVENTIONS[checked_convention(convention)]
+        macs = [call.times(name) for call in self.calls]
+        samples = [None if not call.batch else call.batch * call.count for call in self.calls]
+        if not macs or None in macs or None in samples:
+            return None
+        return _divided(sum(m for m in macs if m is not None), sum(n for n in samples if n is not None))
 
     @property
     def call_count(self) -> int:
@@ -156,9 +182,11 @@ class TimelineEntry:
     seconds: float | None
 
 
-@dataclass(frozen=True)
-class ComputeProfile:
+@dataclass(frozen=True, repr=False)
+class ComputeProfile(Rendered):
     """What one or more generations cost.
+
+    ``profile + other`` is the cost of both.
 
     Attributes:
         components: by name.
@@ -201,7 +229,7 @@ class ComputeProfile:
 
     @property
     def total_macs(self) -> int:
-        """The whole run in the design's convention; a lower bound where ``complete`` is false."""
+        """The whole run in the default convention; a lower bound where ``complete`` is false."""
         return self._sum("total_macs")
 
     @property
@@ -227,15 +255,110 @@ class ComputeProfile:
     @property
     def macs_per_step(self) -> int | None:
         """The denoisers' ``total_macs`` over the run, divided by their steps."""
-        if not self.denoisers or not self.steps_run:
+        return self.macs("total", per="step")
+
+    @property
+    def flops_per_step(self) -> int | None:
+        """Twice ``macs_per_step``."""
+        return None if self.macs_per_step is None else 2 * self.macs_per_step
+
+    @property
+    def images(self) -> int | None:
+        """Images (or videos) that the run made; None if the batch is not known."""
+        return None if self.conditions.batch is None else self.conditions.batch * self.generations
+
+    @property
+    def attention_share(self) -> float | None:
+        """Products of two activations in all products, from 0 to 1; None if not everything was counted."""
+        if not self.complete or not self.matmul_macs:
             return None
-        macs = [self.components[name].total_macs for name in self.denoisers]
-        known = [m for m in macs if m is not None]
-        return (
-            round(sum(known) / self.steps_run)
-            if known and sum(known) % self.steps_run
-            else (sum(known) // self.steps_run if known else None)
-        )
+        return (self.matmul_macs - self.matmul_macs_without_attention) / self.matmul_macs
+
+    @property
+    def macs_by_op(self) -> dict[str, int]:
+        """MACs of the whole run by op class; sums up to ``total_macs``."""
+        total: Counter[str] = Counter()
+        for component in self.components.values():
+            total.update(component.macs_by_op)
+        return dict(total)
+
+    def macs(self, convention: str = "total", per: str | None = None) -> int | None:
+        """MACs in a convention, of the whole run or per unit of work; a lower bound where ``complete`` is false.
+
+        Args:
+            convention: ``total`` (the default convention), ``products`` or ``paper`` (products without attention).
+            per: None for the whole run, ``image``, ``step`` (the denoisers' MACs divided by their steps), or
+                ``forward`` (one call of the denoiser for one sample, which is what papers print).
+
+        Returns:
+            MACs, rounded to a whole number; None where what it is divided by is not known.
+
+        Raises:
+            InputError: the convention or the unit of work is not known.
+        """
+        name = CONVENTIONS[checked_convention(convention)]
+        if checked_per(per) is None:
+            return self._sum(name)
+        if per == "image":
+            return _divided(self._sum(name), self.images)
+        if per == "forward":
+            forwards = [self.components[d].macs_per_forward(convention) for d in self.denoisers]
+            return forwards[0] if len(forwards) == 1 else None
+        known = [m for d in self.denoisers if (m := getattr(self.components[d], name)) is not None]
+        return _divided(sum(known), self.steps_run) if known else None
+
+    def by_component(self, convention: str = "total", per: str | None = None) -> list[dict[str, Any]]:
+        """One row a component: ``component``, ``class``, ``params``, ``calls``, ``macs``, ``share`` and ``seconds``.
+
+        ``macs`` is what :meth:`macs` says for that component; per step only denoisers have rows. ``share`` (0 to 1) is
+        None where not everything was counted. Rows of the whole run sum up to it.
+
+        Raises:
+            InputError: the convention or the unit of work is not known.
+        """
+        whole = self.macs(convention, per)
+        rows = []
+        for name, component in self.components.items():
+            if checked_per(per) == "step" and name not in self.denoisers:
+                continue
+            macs = self._macs_of(component, convention, per)
+            shared = self.complete and per != "forward" and macs is not None and whole
+            rows.append(
+                {
+                    "component": name,
+                    "class": component.class_name,
+                    "params": component.params,
+                    "calls": component.call_count,
+                    "macs": macs,
+                    "share": macs / whole if shared and macs is not None and whole else None,
+                    "seconds": component.seconds,
+                }
+            )
+        return rows
+
+    def _macs_of(self, component: ComponentProfile, convention: str, per: str | None) -> int | None:
+        if per == "forward":
+            return component.macs_per_forward(convention)
+        macs: int | None = getattr(component, CONVENTIONS[checked_convention(convention)])
+        if per is None or macs is None:
+            return macs
+        return _divided(macs, self.images if per == "image" else self.steps_run)
+
+    def is_counted(self, component: str) -> bool:
+        """Whether nothing of a component is missing, and the counters agree on it."""
+        return not any(entry["component"] == component for entry in (*self.uncounted, *self.differences))
+
+    def to_pandas(self, convention: str = "total", per: str | None = None) -> DataFrame:
+        """:meth:`by_component` as a pandas table.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("to_pandas needs pandas: pip install pandas.") from None
+        return pandas.DataFrame(self.by_component(convention, per))
 
     @property
     def throughput_tflops(self) -> float | None:
@@ -256,11 +379,12 @@ class ComputeProfile:
     # to and from JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """The ``compute_profile`` object: every key of the design, and everything needed to read it back."""
+        """The ``compute_profile`` object: every promised key, and everything needed to read it back."""
         denoiser_params = sum(self.components[name].params for name in self.denoisers)
         params = denoiser_params or self.total_params
         per_step = self.macs_per_step
-        flops_per_step = None if per_step is None else 2 * per_step
+        flops_per_step = self.flops_per_step
+        bound = "" if self.complete else ">= "  # what is shown of an incomplete profile never looks finished
         return {
             "schema_version": SCHEMA_VERSION,
             "enabled": True,
@@ -268,13 +392,13 @@ class ComputeProfile:
             "total_params": params,
             "params_str": format_params(params),
             "flops_per_step": flops_per_step,
-            "flops_per_step_str": format_count(flops_per_step, "FLOPs"),
+            "flops_per_step_str": bound + format_count(flops_per_step, "FLOPs"),
             "macs_per_step": per_step,
-            "macs_per_step_str": format_count(per_step, "MACs"),
+            "macs_per_step_str": bound + format_count(per_step, "MACs"),
             "total_flops": self.total_flops,
-            "total_flops_str": format_count(self.total_flops, "FLOPs"),
+            "total_flops_str": bound + format_count(self.total_flops, "FLOPs"),
             "total_macs": self.total_macs,
-            "total_macs_str": format_count(self.total_macs, "MACs"),
+            "total_macs_str": bound + format_count(self.total_macs, "MACs"),
             "matmul_macs": self.matmul_macs,
             "matmul_macs_without_attention": self.matmul_macs_without_attention,
             "num_inference_steps": self.conditions.num_inference_steps,
@@ -290,7 +414,7 @@ class ComputeProfile:
             "complete": self.complete,
             "uncounted": [dict(entry) for entry in self.uncounted],
             "denoisers": list(self.denoisers),
-            "components": {name: _component_to_dict(c) for name, c in self.components.items()},
+            "components": {name: _component_to_dict(c, self.is_counted(name)) for name, c in self.components.items()},
             "cross_check": {
                 "counters": [self.conditions.versions.get("thop", "thop") + " + attention", "op level"],
                 "agree": not self.differences,
@@ -306,11 +430,18 @@ class ComputeProfile:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            ValueError: it is no profile, or of a newer schema.
+            InputError: it is no profile, damaged, or of a newer schema.
         """
         version = str(data.get("schema_version", ""))
         if version.split(".")[0] != SCHEMA_VERSION.split(".")[0] or "components" not in data:
-            raise ValueError(f"Not a compute profile of schema {SCHEMA_VERSION}: schema_version is {version!r}.")
+            raise InputError(f"Not a compute profile of schema {SCHEMA_VERSION}: schema_version is {version!r}.")
+        try:
+            return cls._read(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"The compute profile is damaged: {type(error).__name__}: {error}.") from error
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> ComputeProfile:
         return cls(
             components={name: _component_from_dict(name, c) for name, c in data["components"].items()},
             denoisers=tuple(data["denoisers"]),
@@ -326,15 +457,145 @@ class ComputeProfile:
             timeline=tuple(TimelineEntry(*entry) for entry in data["timeline"]),
         )
 
-    def __str__(self) -> str:
-        from diffmeter.reports.profile_tables import profile_text
+    def save(self, path: str | Path) -> Path:
+        """Write the profile to a ``.json`` file, or into a ``.png`` image that is there.
 
-        return profile_text(self)
+        The image keeps its pixels and its other texts; a profile that it held before is replaced.
 
-    def _repr_html_(self) -> str:
-        from diffmeter.reports.profile_tables import profile_html
+        Raises:
+            InputError: another ending, or an image that is not there or damaged.
+            StorageError: the file cannot be written.
+        """
+        from diffmeter.storage.profiles import save_profile
 
-        return profile_html(self)
+        return save_profile(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ComputeProfile:
+        """Read the profile that a ``.json`` file, a ``.png`` image or a folder holds.
+
+        Raises:
+            InputError: there is no profile in it, more than one, or one that cannot be read.
+            StorageError: the file cannot be read.
+        """
+        from diffmeter.storage.profiles import one_profile
+
+        return cls.from_dict(one_profile(path))
+
+    # sums
+
+    def __add__(self, other: object) -> ComputeProfile:
+        return _sum_of(self, other) if isinstance(other, ComputeProfile) else NotImplemented
+
+    def __radd__(self, other: object) -> ComputeProfile:
+        return self if other == 0 else NotImplemented  # the start of ``sum(profiles)``
+
+    def __repr__(self) -> str:
+        of = self.conditions.model_id or self.conditions.pipeline
+        macs = format_count(self.total_macs, "MACs")
+        bound = "" if self.complete else ">= "
+        return f"<ComputeProfile of {of}: {bound}{macs}, {len(self.components)} components, complete={self.complete}>"
+
+
+def checked_convention(convention: str | None) -> str:
+    """A convention's name; None is the default one. Raises ``InputError`` for another."""
+    if convention is None:
+        return "total"
+    if convention not in CONVENTIONS:
+        raise InputError(f"The convention {convention!r} is not known: use {', '.join(CONVENTIONS)}.")
+    return convention
+
+
+def checked_per(per: str | None) -> str | None:
+    """A unit of work, or None for the whole run. Raises ``InputError`` for another."""
+    if per is not None and per not in PER:
+        raise InputError(f"Nothing can be given per {per!r}: use {', '.join(PER)}.")
+    return per
+
+
+def _divided(macs: int, by: int | None) -> int | None:
+    """MACs divided by a whole number, exact where they can be."""
+    if not by:
+        return None
+    return macs // by if macs % by == 0 else round(macs / by)
+
+
+def _sum_of(first: ComputeProfile, second: ComputeProfile) -> ComputeProfile:
+    """The cost of both. A component of the same name, class and size is taken for the same one."""
+    components = dict(first.components)
+    names: dict[str, str] = {}  # of the second's components in the sum
+    moved: dict[str, list[int]] = {}  # where its calls are there
+    for name, component in second.components.items():
+        mine = components.get(name)
+        same = mine is not None and (mine.class_name, mine.params) == (component.class_name, component.params)
+        names[name] = name if mine is None or same else _free_name(name, second.conditions.pipeline, components)
+        calls = list(mine.calls) if mine is not None and same else []
+        moved[name] = [_place(calls, call) for call in component.calls]
+        components[names[name]] = replace(component, name=names[name], calls=tuple(calls))
+    shifted = (
+        replace(
+            entry,
+            component=names[entry.component],
+            call=moved[entry.component][entry.call],
+            generation=entry.generation + first.generations if entry.generation >= 0 else entry.generation,
+        )
+        for entry in second.timeline
+    )
+    return ComputeProfile(
+        components=components,
+        denoisers=tuple(dict.fromkeys((*first.denoisers, *(names[name] for name in second.denoisers)))),
+        conditions=_common(first.conditions, second.conditions),
+        steps_run=_both(first.steps_run, second.steps_run),
+        generations=first.generations + second.generations,
+        uncounted=(*first.uncounted, *_renamed(second.uncounted, names)),
+        differences=(*first.differences, *_renamed(second.differences, names)),
+        inference_time_seconds=_both(first.inference_time_seconds, second.inference_time_seconds),
+        count_seconds=_both(first.count_seconds, second.count_seconds),
+        input_shape=first.input_shape if first.input_shape == second.input_shape else None,
+        latent_shape=first.latent_shape if first.latent_shape == second.latent_shape else None,
+        timeline=(*first.timeline, *shifted),
+    )
+
+
+def _free_name(name: str, pipeline: str, taken: Mapping[str, Any]) -> str:
+    found, number = f"{pipeline}.{name}", 2
+    while found in taken:
+        found, number = f"{pipeline}.{name} {number}", number + 1
+    return found
+
+
+def _place(calls: list[CallProfile], call: CallProfile) -> int:
+    """Add a call to those of the same signature and count; where it is then."""
+    for index, known in enumerate(calls):
+        if replace(known, count=0, seconds=None) == replace(call, count=0, seconds=None):
+            seconds = _both(known.seconds, call.seconds)
+            calls[index] = replace(known, count=known.count + call.count, seconds=seconds)
+            return index
+    calls.append(call)
+    return len(calls) - 1
+
+
+def _both(first: Any, second: Any) -> Any:
+    return None if first is None or second is None else first + second
+
+
+def _common(first: Conditions, second: Conditions) -> Conditions:
+    """What holds for both; the pipelines are named side by side where they differ."""
+    values: dict[str, Any] = {
+        f.name: getattr(first, f.name) if getattr(first, f.name) == getattr(second, f.name) else None
+        for f in fields(Conditions)
+    }
+    for name in ("arguments", "versions"):
+        mine, other = getattr(first, name), getattr(second, name)
+        values[name] = {key: value for key, value in mine.items() if other.get(key, ...) == value}
+    for name in ("pipeline", "kind"):
+        values[name] = " + ".join(dict.fromkeys((getattr(first, name), getattr(second, name))))
+    values["scope"] = first.scope
+    return Conditions(**values)
+
+
+def _renamed(entries: Iterable[dict[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{**entry, "component": names.get(entry["component"], entry["component"])} for entry in entries]
 
 
 def disabled_profile(reason: str) -> dict[str, Any]:
@@ -351,7 +612,8 @@ def shapes_as_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if name in shapes and value is not None else value for name, value in data.items()}
 
 
-def _component_to_dict(component: ComponentProfile) -> dict[str, Any]:
+def _component_to_dict(component: ComponentProfile, counted: bool) -> dict[str, Any]:
+    bound = "" if counted or component.total_macs is None else ">= "
     return {
         "class_name": component.class_name,
         "params": component.params,
@@ -359,7 +621,7 @@ def _component_to_dict(component: ComponentProfile) -> dict[str, Any]:
         "dtype": component.dtype,
         "call_count": component.call_count,
         "total_macs": component.total_macs,
-        "total_macs_str": format_count(component.total_macs, "MACs"),
+        "total_macs_str": bound + format_count(component.total_macs, "MACs"),
         "total_flops": component.total_flops,
         "matmul_macs": component.matmul_macs,
         "matmul_macs_without_attention": component.matmul_macs_without_attention,

@@ -12,9 +12,10 @@ from rich.console import Console
 
 import diffmeter
 from diffmeter import cli
-from diffmeter.generation.batch.display import BatchProgress, printable
+from diffmeter.generation.batch.display import BatchProgress
 from diffmeter.generation.batch.plan import Costs
 from diffmeter.generation.request import GenerationRequest
+from diffmeter.rendering import printable
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 
@@ -59,7 +60,18 @@ def test_the_plan_and_its_compute_without_generating(
     assert plan["total_macs"] == 4 * plan["generations"][0]["total_macs"] > 0
     assert plan["total_flops"] == 2 * plan["total_macs"]
     assert call(monkeypatch, "batch", spec, "--dry-run") == 0
-    assert "4 images to generate" in capsys.readouterr().out
+    assert "Images to generate: 4" in capsys.readouterr().out
+
+
+def test_a_plan_of_which_nothing_can_be_counted_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"models": ["nobody/unknown"], "prompts": "x", "steps": 1}))
+    assert call(monkeypatch, "batch", spec, "--dry-run") == 2
+    printed = capsys.readouterr()
+    assert "Not counted: nobody/unknown:" in printed.out and printed.out.startswith("INCOMPLETE")
+    assert "Nothing of this batch could be counted" in printed.err
 
 
 def test_failures_are_named_with_exit_code_1(

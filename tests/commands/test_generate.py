@@ -11,6 +11,7 @@ import pytest
 
 import diffmeter
 from diffmeter import cli
+from diffmeter.commands.generate import model_and_prompt
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
 
@@ -53,7 +54,9 @@ def test_json_and_no_profiling(
     ("arguments", "reason"),
     [
         (["--model", "nobody/unknown", "--prompt", "x"], "nobody/unknown"),
-        (["--model", SHAPES], "--prompt"),
+        (["--model", SHAPES], "a prompt is missing"),
+        (["sd15"], "a prompt is missing"),
+        (["nobody/unknown", "a", "b"], "one word too many"),
         (["--model", SHAPES, "--prompt", "x", "--steps", "0"], "steps"),
         (["--model", SHAPES, "--prompt", "x", "--num-images", "0"], "at least 1, not 0"),
         (["--model", SHAPES, "--prompt", "x", "--height", "60"], "60"),
@@ -77,6 +80,25 @@ def test_bad_input_is_one_sentence_exit_code_2_and_no_file(
     assert len(message) == 1 and reason in message[0]
     assert printed.out == "" and "Traceback" not in printed.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "prompt", "expected"),
+    [
+        (["a red circle"], None, None, ("diffmeter/shapes", "a red circle")),
+        (["circle"], None, None, ("diffmeter/shapes", "circle")),
+        (["sd15", "a cat"], None, None, ("sd15", "a cat")),
+        (["o/name", "a cat"], None, None, ("o/name", "a cat")),
+        (["o/name"], None, "a cat", ("o/name", "a cat")),
+        (["a cat"], "o/name", None, ("o/name", "a cat")),
+        (["o/name"], "o/name", "a cat", ("o/name", "a cat")),
+        ([], "o/name", "a cat", ("o/name", "a cat")),
+    ],
+)
+def test_one_word_that_names_no_model_is_the_prompt(
+    words: list[str], model: str | None, prompt: str | None, expected: tuple[str, str]
+) -> None:
+    assert model_and_prompt(words, model, prompt) == expected
 
 
 def test_an_unwritable_folder_is_exit_code_2(

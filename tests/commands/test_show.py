@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 import diffmeter
 from diffmeter import cli
 from diffmeter.inference import generate_image
+from diffmeter.profile import ComputeProfile
 from diffmeter.storage import png as images
 
 SHAPES = str(Path(diffmeter.__file__).parent / "embedded" / "shapes")
@@ -58,6 +59,21 @@ def test_a_folder_tells_its_runs(
     assert json.loads(capsys.readouterr().out)["runs"][0]["image"] == made.name
 
 
+def test_a_json_file_tells_its_profile(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The records of a folder, one record's image, and a file that holds a profile alone: the same numbers."""
+    profile = ComputeProfile.load(made)
+    alone = profile.save(tmp_path / "alone.json")
+    shown = []
+    for path in (made, alone, made.parent / "generation_config.json"):
+        assert call(monkeypatch, path, "--columns", "component,macs", "--format", "csv") == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] == shown[2] and f"unet,{profile.components['unet'].total_macs}," in shown[0]
+    assert call(monkeypatch, alone, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == profile.to_dict()
+
+
 def test_an_image_of_another_tool_shows_its_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,4 +106,4 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     for name in ("plain.png", "text.png", "missing.png", "empty"):
         assert call(monkeypatch, tmp_path / name) == 2
         printed = capsys.readouterr()
-        assert printed.err.startswith("diffmeter: ") and printed.err.count("\n") == 1 and printed.out == ""
+        assert printed.err.startswith("diffmeter: "), name and printed.err.count("\n") == 1 and printed.out == ""

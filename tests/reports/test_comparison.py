@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffmeter import observe
 from diffmeter.errors import InputError
 from diffmeter.metering.recording.dry_run import ModelDryRuns
 from diffmeter.metering.twins import counts as record
-from diffmeter.reports.comparison import Case, Comparison, ComponentCost, Row, compare, sweep
+from diffmeter.profile import ComputeProfile
+from diffmeter.reports.comparison import Case, Comparison, compare, sweep
 from diffmeter.reports.comparison.run import _sizes
+from tests.reports.hand_made import incomplete, measured, profile
+from tests.reports.hand_made import row as row_of
 from tests.zoo import ZOO
 
 
@@ -32,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def without_height(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A pipeline that makes pictures of one size."""
+    """A pipeline that makes images of one size."""
     path = tmp_path_factory.mktemp("models") / "tiny-dit"
     ZOO["DiTPipeline"].build().save_pretrained(path, safe_serialization=True)
     return str(path)
@@ -72,15 +75,16 @@ def test_rows_hold_what_an_independent_counter_finds(folder: str) -> None:
     for row in found:
         assert row.error is None and row.complete
         assert row.height is not None
-        assert row.components["unet"].matmul_macs == 2 * unet_macs_per_step(folder, row.height, row.batch)
+        assert row.components["unet"].matmul_macs == 2 * unet_macs_per_step(folder, row.height, row.batch or 0)
         assert row.total_macs == sum(cost.total_macs or 0 for cost in row.components.values())
-        assert row.matmul_macs == sum(cost.matmul_macs or 0 for cost in row.components.values())
-        assert row.params == sum(cost.params for cost in row.components.values())
+        assert row.macs("products") == sum(cost.matmul_macs or 0 for cost in row.components.values())
+        assert row.params == row.components["unet"].params
+        assert row.pipeline_params == sum(cost.params for cost in row.components.values())
         assert row.total_flops == 2 * row.total_macs
         assert row.macs_per_step is not None and row.flops_per_step == 2 * row.macs_per_step
         assert row.macs_per_step * 2 == row.components["unet"].total_macs
-        assert found[0].total_macs is not None and row.growth == row.total_macs / found[0].total_macs
-    assert found[0].growth == 1.0
+        assert found[0].total_macs is not None and row.growth() == row.total_macs / found[0].total_macs
+    assert found[0].growth() == 1.0
 
 
 def test_steps_and_batches_repeat_no_count(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +112,8 @@ def test_steps_and_batches_repeat_no_count(folder: str, monkeypatch: pytest.Monk
 def test_a_shared_count_equals_one_made_alone(folder: str) -> None:
     together = sweep([folder], heights=[16, 24], steps=[3], batches=[1, 2])
     for row in together:
-        alone = sweep([folder], heights=[row.height or 0], steps=[row.steps or 0], batches=[row.batch])[0]
-        assert (alone.total_macs, alone.matmul_macs, alone.components) == (
-            row.total_macs,
-            row.matmul_macs,
-            row.components,
-        )
+        alone = sweep([folder], heights=[row.height or 0], steps=[row.steps or 0], batches=[row.batch or 0])[0]
+        assert (alone.total_macs, alone.components) == (row.total_macs, row.components)
 
 
 def test_a_model_that_was_changed_is_counted_anew(folder: str) -> None:
@@ -134,7 +134,7 @@ def test_what_cannot_be_done_is_a_row_and_the_rest_goes_on(folder: str, without_
     assert [row.error is None for row in found] == [False, False, True]
     assert "takes no height" in str(found[1].error)
     assert found[0].error and found[0].total_macs is None and found[0].total_flops is None
-    assert found[2].growth == 1.0, "growth is against the first row that was counted"
+    assert found[2].growth() == 1.0, "growth is against the first row that was counted"
     assert [case.model for case in seen] == [row.case.model for row in found]
     assert found.counted == (found[2],)
 
@@ -174,125 +174,136 @@ def test_bad_input_is_refused_before_anything_is_built() -> None:
         with pytest.raises(InputError, match="at least 1"):
             compare(["m"], **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="tokens"):
-        compare(["m"], token_count=0)
+        compare(["m"], tokens=0)
 
 
-# rows made by hand, for the renderers
+# ids, pipelines and profiles in one table
 
 
-def hand_made(model: str = "one", macs: int = 3 * 10**12, **more: Any) -> Row:
-    """A denoiser of 9/10 of ``macs``, a decoder of the rest; 1/4 of the products is attention."""
-    costs = {
-        "vae": ComponentCost(50, 1, macs // 10, macs // 10),
-        "unet": ComponentCost(800, 10, macs - macs // 10, macs - macs // 10),
-    }
-    values: dict[str, Any] = {
-        "case": Case(model, 512, 512, 10),
-        "name": model,
-        "height": 512,
-        "width": 512,
-        "steps": 10,
-        "guidance_scale": 7.5,
-        "params": 850,
-        "components": costs,
-        "denoisers": ("unet",),
-        "macs_per_step": (macs - macs // 10) // 10,
-        "total_macs": macs,
-        "matmul_macs": macs,
-        "matmul_macs_without_attention": macs // 4 * 3,
-        "complete": True,
-    }
-    return Row(**{**values, **more})
+def test_models_pipelines_and_profiles_stand_in_one_table(folder: str, tmp_path: Path) -> None:
+    pipe = ZOO["StableDiffusionPipeline"].build()
+    with observe(pipe) as run:
+        pipe("a red circle", num_inference_steps=2, height=32, width=32, guidance_scale=5.0)
+    run.profile.save(tmp_path / "saved.json")
+    models = {"id": folder, "ours": pipe, "a run": run, "its profile": run.profile, "saved": tmp_path / "saved.json"}
+    found = compare(models, height=32, steps=2, guidance_scale=5.0)
+    assert [row.name for row in found] == list(models) and all(row.error is None for row in found)
+    # the folder holds the same model, and the calls are the same: whatever the source, the products are the same
+    denoisers = {row.components["unet"].matmul_macs for row in found}
+    assert denoisers == {2 * unet_macs_per_step(folder, 32, 1)}
+    assert [row.speedup() for row in found][2:] == [row.speedup() for row in found[2:]]
+    assert found[2].seconds and found[2].time_speedup is None, "the first row was not run"
 
 
-NASTY = r"<b>a|b</b> & 50% $x_1$ {#} \cmd ~^ `c` *d*"
+def test_a_profile_is_taken_as_it_is() -> None:
+    (row,) = compare({"kept": profile(steps=10)}, steps=4, height=64)
+    assert row.profile == profile(steps=10) and row.steps == 10
+
+
+# rows made by hand: 10 steps of two samples; each call is 1 T products and 0.1 T more
 
 
 @pytest.fixture
 def comparison() -> Comparison:
-    failed = Row.failed(Case(NASTY, batch=2), NASTY, "it takes no height & more | less")
-    return Comparison([hand_made(), hand_made("two", 6 * 10**12, complete=False), failed])
+    return Comparison(
+        [
+            row_of("one", measured(profile(10**12), 20.0)),
+            row_of("two", measured(profile(5 * 10**11, steps=20), 8.0)),
+            row_of("three", error="it takes no height & more | less"),
+        ]
+    )
 
 
-def test_shares_and_growth(comparison: Comparison) -> None:
-    assert [row.growth for row in comparison] == [1.0, 2.0, None]
-    assert comparison[0].attention_share == 0.25
-    assert comparison[0].attention_macs == 750 * 10**9
-    assert comparison.component_names == ["unet", "vae"]
-    assert comparison[1:] == (comparison[1], comparison[2]) and len(comparison) == 3
+def test_a_row_compares_with_the_first_that_was_counted(comparison: Comparison) -> None:
+    one, two, three = comparison
+    assert one.total_macs == 11 * 11 * 10**11  # (10 calls + 1 decode) x 1.1 T
+    assert two.total_macs == 21 * 55 * 10**10  # (20 calls + 1 decode) x 0.55 T
+    assert two.growth() == two.total_macs / one.total_macs and two.speedup() == pytest.approx(121 / 115.5)
+    assert (one.time_speedup, two.time_speedup, three.time_speedup) == (1.0, 2.5, None)
+    assert two.speedup("products", "step") == 2.0  # 0.5 T against 1 T
+    assert one.macs("paper", "forward") == 10**12 // 4 * 3 // 2  # a guided call has two samples
+    assert (three.growth(), three.total_macs, three.params) == (None, None, None)
+    assert comparison.component_names == ["unet", "vae"] and comparison.counted == (one, two)
 
 
-def test_json(comparison: Comparison) -> None:
+def test_what_is_not_complete_has_bounds_and_no_shares() -> None:
+    found = Comparison([row_of("one", profile()), row_of("two", incomplete(profile()))])
+    assert (found[1].growth(), found[1].speedup(), found[1].attention_share) == (None, None, None)
+    text = str(found)
+    assert text.splitlines()[0].startswith("INCOMPLETE: not everything was counted of two")
+    (line,) = [line for line in text.splitlines() if line.startswith("two")]
+    assert ">= " in line and "%" not in line and "x" not in line
+
+
+def test_what_is_the_same_is_said_once(comparison: Comparison) -> None:
+    lines = str(comparison).splitlines()
+    assert lines[0] == "3 models, 512 x 512, guidance 7.5, batch 1, DDIMScheduler, float16"
+    assert "Steps" in lines[2] and "Guidance" not in str(comparison)
+    assert "three: not counted: it takes no height & more | less" in lines
+
+
+def test_json_and_csv_hold_raw_numbers(comparison: Comparison) -> None:
     data = json.loads(comparison.to_json())
     assert data == comparison.to_dict()
     first, second, failed = data["rows"]
-    assert (first["total_macs"], first["total_flops"]) == (3 * 10**12, 6 * 10**12)
-    assert first["components"]["unet"] == {
-        "params": 800,
-        "calls": 10,
-        "total_macs": 27 * 10**11,
-        "matmul_macs": 27 * 10**11,
-    }
-    assert second["complete"] is False and first["complete"] is True and failed["complete"] is None
-    assert failed["error"].startswith("it takes no height") and failed["total_macs"] is None
-
-
-def test_csv_is_read_back(comparison: Comparison) -> None:
+    assert (first["total_macs"], first["total_flops"]) == (121 * 10**11, 242 * 10**11)
+    assert first["denoiser_params"] == 800_000_000 and first["pipeline_params"] == 850_000_000
+    assert first["components"]["unet"]["calls"] == 10 and second["time_speedup"] == 2.5
+    assert failed["error"].startswith("it takes no height") and failed["complete"] is failed["total_macs"] is None
     rows = list(csv.DictReader(io.StringIO(comparison.to_csv())))
-    assert [row["model"] for row in rows] == ["one", "two", NASTY]
-    assert rows[0]["total_macs"] == "3000000000000" and rows[0]["macs.unet"] == "2700000000000"
-    assert rows[0]["params.vae"] == "50" and rows[2]["macs.unet"] == "" and rows[2]["growth"] == ""
-    assert math.isclose(float(rows[0]["attention_share"]), 0.25)
+    assert [r["model"] for r in rows] == ["one", "two", "three"]
+    assert rows[0]["macs"] == "12100000000000" and rows[0]["macs.unet"] == "11000000000000"
+    assert rows[0]["params.vae"] == "50000000" and rows[2]["macs"] == "" and "no height" in rows[2]["note"]
 
 
-def test_markdown_has_one_table_and_escapes(comparison: Comparison) -> None:
-    lines = comparison.to_markdown().splitlines()
-    bars = [line.replace("\\|", "").count("|") for line in lines]
-    assert len(set(bars)) == 1 and len(lines) == 5
-    assert "<b>" not in comparison.to_markdown().replace("\\<b\\>", "")
-    assert "Total (TMACs)" in lines[0] and "unet (TMACs)" in lines[0]
-    assert "| 3.00 |" in lines[2] and "| 2.70 |" in lines[2] and "| 25.00% |" in lines[2]
-    assert "lower bound" in lines[3] and "takes no height" in lines[4]
+@pytest.mark.parametrize(
+    ("convention", "per", "macs"),
+    [
+        ("total", None, 121 * 10**11),
+        ("products", None, 11 * 10**12),
+        ("paper", "image", 11 * 75 * 10**10),
+        ("products", "step", 10**12),
+        ("paper", "forward", 375 * 10**9),
+    ],
+)
+def test_conventions_and_units_of_work(comparison: Comparison, convention: str, per: str | None, macs: int) -> None:
+    rows = list(csv.DictReader(io.StringIO(comparison.to_csv(convention=convention, per=per, columns="macs,flops"))))
+    assert int(rows[0]["macs"]) == macs and int(rows[0]["flops"]) == 2 * macs
 
 
-def test_latex_is_balanced_and_escaped(comparison: Comparison) -> None:
-    text = comparison.to_latex()
-    assert "\\toprule" in text and "\\midrule" in text and "\\bottomrule" in text
-    body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
-    columns = text.split("\\begin{tabular}{")[1].split("}")[0]
-    cells = [line.replace("\\&", "").count("&") + 1 for line in body]
-    assert cells[0] == cells[1] == len(columns)
-    assert cells[2] == 6 and f"\\multicolumn{{{len(columns) - 5}}}" in body[2]
-    assert body[1].endswith("% lower bound")
-    head = body[2].split("&")[0]
-    assert "$" not in head.replace("\\$", "") and "_" not in head.replace("\\_", "")
-    assert "\\textbackslash{}cmd" in body[2] and "50\\%" in body[2]
+def test_another_convention_is_refused(comparison: Comparison) -> None:
+    for bad in ({"convention": "papers"}, {"per": "pixel"}, {"columns": "model,colour"}, {"font": "large"}):
+        with pytest.raises(InputError):
+            comparison.to_markdown(**bad)
+    with pytest.raises(InputError, match="'nothing' is not known"):
+        comparison.render("nothing")
 
 
-def test_html_and_text(comparison: Comparison) -> None:
-    page = comparison._repr_html_()
-    assert "<b>" not in page and "&lt;b&gt;a|b" in page
-    assert page.count("<tr>") == 4
-    text = str(comparison)
-    assert ">= 6.00 TMACs" in text and "not counted: it takes" in text
-    assert "unet 2.70 TMACs 90.00%" in text and "25.00%" in text and "2.00x" in text
-    # denoisers first
-    assert text.index("unet 2.70") < text.index("vae 300.00")
+def test_a_renderer_of_the_user(comparison: Comparison) -> None:
+    assert comparison.render("tests.reports.test_comparison:count_rows") == "3 rows"
+    with pytest.raises(InputError, match="cannot be imported"):
+        comparison.render("tests.reports.test_comparison:missing")
+
+
+def count_rows(result: Comparison) -> str:
+    """A renderer for the test above."""
+    return f"{len(result)} rows"
 
 
 def test_a_pipeline_that_works_at_another_size_says_so() -> None:
-    binned = Comparison([hand_made(computed_height=1024, computed_width=1024), hand_made(computed_height=512)])
-    assert "512 x 512 works at 1024 x 1024 |" in binned.to_markdown() and "works at 1024 x 1024" in str(binned)
-    assert str(binned).count("works at") == 1
-    assert json.loads(binned.to_json())["rows"][0]["computed_height"] == 1024
-
-
-def test_small_models_keep_their_digits() -> None:
-    text = Comparison([hand_made(macs=12_300_000)]).to_markdown()
-    assert "Total (MMACs)" in text and "12.30" in text
+    binned = Comparison([row_of("one", profile(height=1024, width=1024), height=512, width=512)])
+    assert "512 x 512" in str(binned) and json.loads(binned.to_json())["rows"][0]["computed_height"] == 1024
+    two = Comparison([*binned, row_of("two", profile(), height=512, width=512)])
+    assert "Works" in str(two) and str(two).count("1024 x 1024") == 1
 
 
 def test_an_empty_comparison_renders() -> None:
     nothing = Comparison([])
-    for text in (nothing.to_csv(), nothing.to_markdown(), nothing.to_latex(), nothing.to_json(), str(nothing)):
+    for text in (nothing.to_csv(), nothing.to_markdown(), nothing.to_latex(), nothing.to_json(), repr(nothing)):
         assert text
+
+
+def test_a_long_comparison_has_a_short_repr(comparison: Comparison) -> None:
+    assert repr(comparison) == "<Comparison of 3 rows, 2 of them counted>"
+    assert comparison._repr_html_().startswith("<p>3 models")
+    assert isinstance(comparison[0].profile, ComputeProfile)

@@ -1,16 +1,20 @@
-"""Pictures of comparisons: labels, units, colors, and nothing on top of anything else."""
+"""Figures of comparisons: labels, units, colors, and nothing on top of anything else."""
 
 from __future__ import annotations
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffmeter.errors import InputError
-from diffmeter.reports.comparison import Case, Comparison, ComponentCost, Row
+from diffmeter.profile import ComponentProfile
+from diffmeter.reports.comparison import Comparison, Row
+from tests.reports.hand_made import call, profile
+from tests.reports.hand_made import row as hand_made_row
 
 pytest.importorskip("matplotlib")
 
@@ -20,17 +24,15 @@ from diffmeter.reports import plots as plotting
 OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
 
 
-def row(model: str, side: int = 512, steps: int = 10, batch: int = 1, **more: Any) -> Row:
+def row(model: str, side: int = 512, steps: int = 10, batch: int = 1, width: int | None = None) -> Row:
     macs = {"unet": side**2 * steps * batch * 10**5, "vae": side**2 * batch * 10**6, "text_encoder": 7 * 10**9}
-    costs = {name: ComponentCost(1, 1, value, value) for name, value in macs.items()}
-    costs["safety_checker"] = ComponentCost(1, 1, 10**9, 10**9)
-    total = sum(cost.total_macs or 0 for cost in costs.values())
-    values = {"height": side, "width": side, "steps": steps, "batch": batch, "components": costs, "complete": True}
-    case = Case(model, side, side, steps, None, batch)
-    return Row(**{"case": case, "name": model, "denoisers": ("unet",), "total_macs": total, **values, **more})
+    macs["safety_checker"] = 10**9
+    parts = {name: ComponentProfile(name, "Net", 1, (call(value, total_macs=value),)) for name, value in macs.items()}
+    made = profile(height=side, width=width or side, steps=steps, batch=batch)
+    return hand_made_row(model, replace(made, components=parts))
 
 
-def visible_texts(picture: plotting.Picture) -> list[tuple[str, Any]]:
+def visible_texts(picture: plotting.Figure) -> list[tuple[str, Any]]:
     """Every text that is drawn, with its box in pixels."""
     from matplotlib.axis import Tick
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,7 +55,7 @@ def visible_texts(picture: plotting.Picture) -> list[tuple[str, Any]]:
     return [(t.get_text(), t.get_window_extent(renderer)) for t in texts]
 
 
-def assert_readable(picture: plotting.Picture) -> None:
+def assert_readable(picture: plotting.Figure) -> None:
     texts = visible_texts(picture)
     assert len(texts) > 5
     width, height = picture.figure.canvas.get_width_height()
@@ -92,7 +94,7 @@ def test_components_are_stacked_bars_with_units() -> None:
 
 def test_sizes_have_units_on_both_axes() -> None:
     picture = plotting.plot_sizes(SWEPT)
-    assert picture.figure.get_supxlabel() == "Height = width of the picture (pixels)"
+    assert picture.figure.get_supxlabel() == "Height = width of the image (pixels)"
     assert picture.figure.get_supylabel() == "Cost of one generation (MACs)"
     assert len(picture.figure.axes) == 4, "two models at two step counts"
     assert_readable(picture)
@@ -100,7 +102,7 @@ def test_sizes_have_units_on_both_axes() -> None:
 
 def test_sizes_that_are_not_square_are_in_megapixels() -> None:
     wide = Comparison([row("A", 512), row("A", 1024, width=2048)])
-    assert plotting.plot_sizes(wide).figure.get_supxlabel() == "Size of the picture (megapixels)"
+    assert plotting.plot_sizes(wide).figure.get_supxlabel() == "Size of the image (megapixels)"
 
 
 def test_one_model_at_many_settings() -> None:
@@ -115,7 +117,7 @@ def test_one_model_at_many_settings() -> None:
 def test_a_component_has_one_color_everywhere() -> None:
     from matplotlib.colors import to_hex
 
-    def legend(picture: plotting.Picture) -> dict[str, str]:
+    def legend(picture: plotting.Figure) -> dict[str, str]:
         box = picture.figure.legends[0]
         colors = [
             to_hex(h.get_facecolor() if hasattr(h, "get_facecolor") else h.get_color()).upper()
@@ -150,18 +152,21 @@ def test_a_file_that_cannot_be_drawn_is_refused(tmp_path: Path, name: str) -> No
 
 
 def test_nothing_to_draw_is_said() -> None:
-    failed = Comparison([Row.failed(Case("m"), "m", "why")])
+    failed = Comparison([hand_made_row("m", error="why")])
     with pytest.raises(InputError, match="No row has numbers"):
         plotting.plot_components(failed)
     with pytest.raises(InputError, match="No row has a size"):
-        plotting.plot_sizes(Comparison([row("A", height=None)]))
+        plotting.plot_sizes(Comparison([hand_made_row("A", profile(height=None, width=None))]))
     with pytest.raises(InputError, match="at most"):
         plotting.plot_components(Comparison([row("A")] * (plotting.MAX_BARS + 1)))
     with pytest.raises(InputError, match="at most"):
         plotting.plot_sizes(Comparison([row("A", steps=n) for n in range(1, plotting.MAX_PANELS + 2)]))
 
 
-def test_missing_matplotlib_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_matplotlib_is_one_sentence_with_the_command_that_works_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plotting.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"diffmeter\[plot\]"):
+    monkeypatch.chdir(Path(__file__).parent.parent.parent)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[plot\]"'):
         plotting.check_plot_file(tmp_path / "a.png")

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import _options
+from ._console import TABLE, Answer, Form, error_console, progress
 
 if TYPE_CHECKING:
     from diffmeter.generation.batch.plan import Costs
     from diffmeter.generation.batch.runner import Progress
     from diffmeter.generation.batch.session import BatchResult
     from diffmeter.generation.request import GenerationRequest
+    from diffmeter.reports.tables import Table, Value
+
+EXAMPLES = [
+    "diffmeter batch prompts.yaml --dry-run",
+    "diffmeter batch prompts.csv --model sd15 -o results --resume",
+    "accelerate launch -m diffmeter batch prompts.yaml -o results",
+]
 
 
 def run(
@@ -39,7 +46,7 @@ def run(
         list[str] | None, typer.Option("--tracker", help="tensorboard, wandb, mlflow, ...; may be repeated.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of each process; one for small models if left out.")
+        int | None, typer.Option("--threads", help="CPU threads of each process; one for small models if left out.")
     ] = None,
     device: _options.Device = None,
     dtype: _options.Dtype = None,
@@ -48,7 +55,10 @@ def run(
     attention_slicing: _options.AttentionSlicing = False,
     vae_slicing: _options.VaeSlicing = False,
     vae_tiling: _options.VaeTiling = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON object.")] = False,
+    columns: _options.Columns = None,
+    sort: _options.Sort = None,
+    output_format: _options.Format = TABLE,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Generate everything that SPEC asks for; with --resume, everything that is not there yet.
 
@@ -57,6 +67,7 @@ def run(
     from diffmeter.errors import DiffmeterError
     from diffmeter.generation.batch.spec import load_spec, requests_of
 
+    form = Form.of(output_format, as_json, columns=columns, sort=sort)
     load_options = _options.load_options(
         device, dtype, weights, cpu_offload, attention_slicing, vae_slicing, vae_tiling
     )
@@ -65,7 +76,7 @@ def run(
         requests = requests_of(loaded, str(spec))
         if dry_run:
             if _is_main():
-                _print_plan(requests, output if resume else None, as_json)
+                _print_plan(requests, output if resume else None, form)
             return
         result = _run(requests, loaded, output, resume, profiling, load_options, tracker or [], threads)
     except DiffmeterError:
@@ -73,7 +84,7 @@ def run(
             raise
         raise typer.Exit(2) from None  # the main process says it once for all
     if result.is_main:
-        _print_result(result, spec, model or [], as_json)
+        _print_result(result, spec, model or [], form)
         raise typer.Exit(result.exit_code)
     # The main process answers for the whole batch; a launcher would take another failure for a crash.
     if result.processes_lost:
@@ -96,8 +107,6 @@ def _run(
 ) -> BatchResult:
     from diffmeter.generation.batch.display import silence_loading_bars
     from diffmeter.generation.batch.session import run_batch
-
-    from ._console import error_console
 
     silence_loading_bars()
     console = error_console()
@@ -127,14 +136,14 @@ def _run(
     )
 
 
-def _print_result(result: BatchResult, spec: Path, models: Sequence[str], as_json: bool) -> None:
-    from diffmeter.generation.batch.display import printable
+def _print_result(result: BatchResult, spec: Path, models: Sequence[str], form: Form) -> None:
+    from diffmeter.rendering import printable
 
     command = ["diffmeter", "batch", str(spec), *(part for name in models for part in ("--model", name))]
     command += ["--output", str(result.folder), "--resume"]
     resume = shlex.join(command)
     incomplete = result.remaining > 0 or result.failed > 0
-    if as_json:
+    if form.name != TABLE:
         summary = {
             "folder": str(result.folder),
             "planned": result.planned,
@@ -147,7 +156,7 @@ def _print_result(result: BatchResult, spec: Path, models: Sequence[str], as_jso
             "storage_error": result.storage_error,
             "resume": resume if incomplete else None,
         }
-        print(json.dumps(summary, indent=2))
+        form.write(Answer(summary, lambda: _summary_table(summary)))
     else:
         print(f"{result.already + result.finished} of {result.planned} images are in {result.folder}")
         if result.already:
@@ -163,18 +172,34 @@ def _print_result(result: BatchResult, spec: Path, models: Sequence[str], as_jso
         typer.echo(f"{result.failed} failed, {result.remaining} not done; go on with: {resume}", err=True)
 
 
-def _print_plan(requests: list[GenerationRequest], resumed: Path | None, as_json: bool) -> None:
-    """What would be generated and what that costs."""
+def _summary_table(summary: Mapping[str, Any]) -> Table:
+    from diffmeter.reports.tables import Column, Row, Table
+
+    known = {name: value for name, value in summary.items() if value not in (None, {})}
+    rows = [Row({"name": name, "value": str(value)}) for name, value in known.items()]
+    return Table(columns=[Column("name", "Name"), Column("value", "Value")], rows=rows)
+
+
+def _print_plan(requests: list[GenerationRequest], resumed: Path | None, form: Form) -> None:
+    """What would be generated and what that costs.
+
+    Raises:
+        DiffmeterError: not one of the generations could be counted.
+    """
+    from diffmeter.errors import DiffmeterError
     from diffmeter.generation.batch.plan import estimate_costs
     from diffmeter.storage.run_folder import RunFolder
 
     finished = RunFolder(resumed).finished_keys() if resumed is not None and resumed.is_dir() else set()
     todo = [request for request in requests if request.key not in finished]
-    costs = estimate_costs(todo)
-    if as_json:
-        print(json.dumps(_plan_object(todo, costs, len(finished)), indent=2))
-        return
-    _print_plan_table(todo, costs, len(requests) - len(todo))
+    with progress("Counting what the batch would cost") as say:
+        costs = estimate_costs(
+            todo, on_progress=lambda done, of: say(f"Counting what the batch would cost: {done} of {of}")
+        )
+    plan = _plan_object(todo, costs, len(finished))
+    form.write(Answer(plan, lambda: _plan_table(todo, costs, len(requests) - len(todo))))
+    if todo and costs.unknown(todo) == len(todo):
+        raise DiffmeterError("Nothing of this batch could be counted; the plan says why.")
 
 
 def _plan_object(todo: Sequence[GenerationRequest], costs: Costs, already: int) -> dict[str, Any]:
@@ -203,37 +228,45 @@ def _plan_object(todo: Sequence[GenerationRequest], costs: Costs, already: int) 
     }
 
 
-def _print_plan_table(todo: Sequence[GenerationRequest], costs: Costs, already: int) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from diffmeter.generation.batch.display import printable
+def _plan_table(todo: Sequence[GenerationRequest], costs: Costs, already: int) -> Table:
+    from diffmeter.reports.tables import Column, Kind, Row, Table
     from diffmeter.units import format_count
 
-    from ._console import output_console
-
-    rows: dict[tuple[Any, ...], list[GenerationRequest]] = {}
+    groups: dict[tuple[Any, ...], list[GenerationRequest]] = {}
     for request in todo:
         group = (request.model_id, request.width, request.height, request.num_inference_steps, request.guidance_scale)
-        rows.setdefault((*group, costs.macs.get(request.key)), []).append(request)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("Model", "Size", "Steps", "Guidance", "Images", "MACs each", "MACs"):
-        table.add_column(name, justify="left" if name == "Model" else "right")
-    for (model_id, width, height, steps, guidance, macs), group_requests in rows.items():
-        table.add_row(
-            Text(printable(model_id, 60)),
-            f"{width} x {height}" if width and height else "default",
-            str(steps or "default"),
-            "default" if guidance is None else f"{guidance:g}",
-            str(len(group_requests)),
-            format_count(macs, "MACs"),
-            format_count(None if macs is None else macs * len(group_requests), "MACs"),
-        )
-    output_console().print(table)
-    total = costs.total(todo)
-    known = len(todo) - costs.unknown(todo)
-    print(f"{len(todo)} images to generate" + (f", {already} finished before" if already else ""))
-    print(f"Total compute: {format_count(total, 'MACs')} ({format_count(2 * total, 'FLOPs')}) for {known} of them")
-    for model_id, reason in costs.problems.items():
-        print(f"Not counted: {printable(model_id, 80)}: {printable(reason, 300)}")
+        groups.setdefault((*group, costs.macs.get(request.key)), []).append(request)
+    total, unknown = costs.total(todo), costs.unknown(todo)
+    bound = ">= " if unknown else ""
+    before = f", {already} finished before" if already else ""
+    return Table(
+        columns=[
+            Column("model", "Model"),
+            Column("size", "Size", Kind.TEXT, 3),
+            Column("steps", "Steps", Kind.INTEGER, 2),
+            Column("guidance", "Guidance", Kind.NUMBER, 4),
+            Column("images", "Images", Kind.INTEGER, 1),
+            Column("macs_each", "MACs each", Kind.MACS, 1),
+            Column("macs", "MACs", Kind.MACS),
+        ],
+        rows=[Row(_plan_cells(group, len(of_group))) for group, of_group in groups.items()],
+        warning=f"INCOMPLETE: {unknown} of {len(todo)} images could not be counted." if unknown else None,
+        facts=[
+            ("Images to generate", f"{len(todo)}{before}"),
+            ("Total compute", f"{bound}{format_count(total, 'MACs')} ({bound}{format_count(2 * total, 'FLOPs')})"),
+            *(("Not counted", f"{model_id}: {reason}") for model_id, reason in costs.problems.items()),
+        ],
+    )
+
+
+def _plan_cells(group: tuple[Any, ...], images: int) -> dict[str, Value]:
+    model_id, width, height, steps, guidance, macs = group
+    cells: dict[str, Value] = {
+        "model": model_id,
+        "size": f"{width} x {height}" if width and height else "default",
+        "images": images,
+        "macs_each": macs,
+        "macs": None if macs is None else macs * images,
+    }
+    known = {"steps": steps, "guidance": guidance}
+    return cells | {key: value for key, value in known.items() if value is not None}

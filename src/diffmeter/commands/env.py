@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from . import _options
+from ._console import Answer, Form, progress
+
+if TYPE_CHECKING:
+    from diffmeter.reports.tables import Table
 
 # Distributions whose versions decide what diffmeter counts or how models are loaded.
 _DISTRIBUTIONS = (
@@ -27,19 +30,27 @@ _DISTRIBUTIONS = (
 )
 
 
-def run(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object and nothing else.")] = False,
-) -> None:
+EXAMPLES = ["diffmeter env", "diffmeter env --json"]
+
+
+def run(output_format: _options.Format = "table", as_json: _options.AsJson = False) -> None:
     """Show versions, device and settings. Paste it into a bug report; it holds no token."""
-    report = environment()
-    if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for title, values in report.items():
-        print(f"{title}:")
-        width = max((len(name) for name in values), default=0)
-        for name, value in values.items():
-            print(f"  {name:<{width}}  {_readable(value)}")
+    form = Form.of(output_format, as_json)
+    with progress("Loading torch and looking for devices"):
+        report = environment()
+    form.write(Answer(report, lambda: _table(report)))
+
+
+def _table(report: dict[str, dict[str, Any]]) -> Table:
+    from diffmeter.reports.tables import Column, Row, Table
+
+    rows = [
+        Row({"part": part, "name": name, "value": _readable(value)})
+        for part, values in report.items()
+        for name, value in values.items()
+    ]
+    columns = [Column("part", "Part"), Column("name", "Name"), Column("value", "Value")]
+    return Table(columns=columns, rows=rows, title=f"diffmeter {report['versions']['diffmeter']}")
 
 
 def environment() -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,30 +12,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import _options
+from ._console import TABLE, Answer, Form, error_console
 
 if TYPE_CHECKING:
     from diffmeter.inference import GeneratedImage
+    from diffmeter.reports.tables import Table
 
 DEFAULT_MODEL = "diffmeter/shapes"
+EXAMPLES = [
+    'diffmeter generate "a red circle"',
+    'diffmeter generate sd15 "a lighthouse at dusk" --steps 30 -n 2 -o lighthouse',
+    'diffmeter generate --model ./my-model --prompt "a cat" --no-profiling',
+]
 
 
 def run(
-    model: Annotated[
-        str | None, typer.Argument(help=f"Model id or folder in the diffusers layout. [default: {DEFAULT_MODEL}]")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL] [PROMPT]",
+            help=f"Model id or folder ({DEFAULT_MODEL} if left out), and what to draw.",
+            autocompletion=_options.complete_model,
+        ),
     ] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to draw.")] = None,
-    model_option: Annotated[str | None, typer.Option("--model", "-m", help="The same as MODEL.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="What to draw; the same as PROMPT.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The same as MODEL.")] = None,
     negative_prompt: Annotated[str | None, typer.Option("--negative-prompt", help="What not to draw.")] = None,
-    height: Annotated[int | None, typer.Option(help="Height in pixels; the model's own if left out.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width in pixels; the model's own if left out.")] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", "--num-inference-steps", help="Number of denoising steps.")
+    height: _options.Height = None,
+    width: _options.Width = None,
+    steps: _options.Steps = None,
+    guidance: _options.Guidance = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of the first image; the others count on. Random if left out.")
     ] = None,
-    guidance: Annotated[
-        float | None, typer.Option("--guidance", "--guidance-scale", help="Strength of the guidance by the prompt.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the first image; the others count on. Random.")] = None,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", help="Number of images.")] = 1,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", help="Number of images, one call each.")] = 1,
     output: _options.Output = None,
     profiling: _options.Profiling = None,
     device: _options.Device = None,
@@ -45,24 +55,21 @@ def run(
     attention_slicing: _options.AttentionSlicing = False,
     vae_slicing: _options.VaeSlicing = False,
     vae_tiling: _options.VaeTiling = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only a JSON list, one object an image.")] = False,
+    output_format: _options.Format = TABLE,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Generate images with a model and write them with their compute profile."""
-    from diffmeter.errors import InputError
+    from diffmeter.errors import whole_number
 
-    if model is not None and model_option is not None and model != model_option:
-        raise InputError(f"two models are named, {model!r} and {model_option!r}; use one.")
-    if prompt is None:
-        raise InputError("a prompt is missing: add --prompt TEXT.")
-    if num_images < 1:
-        raise InputError(f"the number of images must be at least 1, not {num_images}.")
-    chosen = model or model_option or DEFAULT_MODEL
+    form = Form.of(output_format, as_json)
+    chosen, text = model_and_prompt(words or [], model, prompt)
+    whole_number(num_images, "the number of images")
     load_options = _options.load_options(
         device, dtype, weights, cpu_offload, attention_slicing, vae_slicing, vae_tiling
     )
     first_seed = secrets.randbelow(2**32) if seed is None else seed
     request = {
-        "prompt": prompt,
+        "prompt": text,
         "negative_prompt": negative_prompt,
         "height": height,
         "width": width,
@@ -71,10 +78,45 @@ def run(
         "enable_profiling": profiling,
     }
     results = _generate(chosen, request, first_seed, num_images, output, load_options)
-    if as_json:
-        print(json.dumps([_as_object(chosen, result) for result in results], indent=2))
-    else:
+    if form.name == TABLE:
         _print_results(chosen, results)
+    else:
+        form.write(Answer([_as_object(chosen, result) for result in results], lambda: _table(chosen, results)))
+
+
+def model_and_prompt(words: list[str], model: str | None, prompt: str | None) -> tuple[str, str]:
+    """What is to draw, and with which model: one word that names no model is the prompt.
+
+    Raises:
+        InputError: the prompt is missing, or there are more words than a model and a prompt.
+    """
+    from diffmeter.errors import InputError
+
+    rest = list(words)
+    if rest and model is None and (len(rest) > 1 or prompt is not None or _names_a_model(rest[0])):
+        model = rest.pop(0)
+    elif len(rest) == 2 and rest[0] == model:
+        rest.pop(0)
+    elif rest and model is not None and (prompt is not None or len(rest) > 1) and rest[0] != model:
+        raise InputError(f"two models are named, {rest[0]!r} and {model!r}; use one.")
+    elif rest and rest[0] == model:
+        rest.pop(0)
+    if rest and prompt is None:
+        prompt = rest.pop(0)
+    if rest:
+        raise InputError(f"{rest[0]!r} is one word too many: put the prompt in quotation marks.")
+    if prompt is None:
+        raise InputError('a prompt is missing: add it in quotation marks, or --prompt "TEXT".')
+    return model or DEFAULT_MODEL, prompt
+
+
+def _names_a_model(word: str) -> bool:
+    """Whether a word is a model of the catalog, a folder, or looks like an id of the hub."""
+    from diffmeter.models import catalog
+
+    if catalog.find(word) is not None or Path(word).is_dir():
+        return True
+    return re.fullmatch(r"[\w.-]+/[\w.-]+|\.{0,2}/.*", word) is not None
 
 
 def _generate(
@@ -119,8 +161,6 @@ def _generate(
 @contextmanager
 def _step_bar(count: int) -> Iterator[Callable[[int], Callable[[int], None] | None]]:
     """A bar of steps on standard error where that is a terminal; gives the step callback for an image."""
-    from ._console import error_console
-
     console = error_console()
     if not console.is_terminal:
         yield lambda number: None
@@ -169,29 +209,34 @@ def _print_results(model: str, results: list[GeneratedImage]) -> None:
     print(f"Records: {Path(results[0].filepath).parent / 'generation_config.json'}")
 
 
+def _table(model: str, results: list[GeneratedImage]) -> Table:
+    """One row an image, for files."""
+    from diffmeter.reports.tables import Column, Kind, Row, Table
+
+    def cells(result: GeneratedImage) -> dict[str, Any]:
+        profile = result.profiling_data or {}
+        known = {"macs": profile.get("total_macs"), "seconds": profile.get("inference_time_seconds")}
+        return {"image": result.filepath, "model": model, "seed": str(result.seed), **known}
+
+    return Table(
+        columns=[
+            Column("image", "Image"),
+            Column("model", "Model"),
+            Column("seed", "Seed"),
+            Column("macs", "MACs", Kind.MACS),
+            Column("seconds", "Time", Kind.SECONDS),
+        ],
+        rows=[Row(cells(result)) for result in results],
+    )
+
+
 def print_profile(name: str, data: dict[str, Any]) -> None:
     """The summary of a profile and its table by component, on standard output."""
-    from diffmeter.generation.batch.display import printable
     from diffmeter.profile import ComputeProfile
-    from diffmeter.reports.profile_tables import profile_facts, profile_table
+    from diffmeter.reports.console_block import console_block
+    from diffmeter.reports.profile_tables import profile_table
 
-    from ._console import output_console
+    from ._console import print_table
 
-    console = output_console()
-    print(f"\nCompute Profile for {printable(name, 80)}:")
-    for label, key in (
-        ("Parameters", "params_str"),
-        ("FLOPs (total)", "total_flops_str"),
-        ("MACs (total)", "total_macs_str"),
-        ("FLOPs/step", "flops_per_step_str"),
-        ("MACs/step", "macs_per_step_str"),
-        ("Steps", "num_inference_steps"),
-        ("Inference time", "inference_time_str"),
-    ):
-        if data.get(key) is not None:
-            print(f"   {label}: {data[key]}")
-    profile = ComputeProfile.from_dict(data)
-    console.print(profile_table(profile))
-    complete = dict(profile_facts(profile)).get("Complete")
-    if complete is not None:
-        print(f"Complete: {printable(complete)}")
+    print("\n" + console_block(name, data))
+    print_table(profile_table(ComputeProfile.from_dict(data)))

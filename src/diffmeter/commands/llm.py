@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +15,18 @@ from diffmeter.flops import (
     qwen_breakdown,
     qwen_config,
 )
-from diffmeter.units import format_count, format_integer, format_params, format_percent
+from diffmeter.units import format_count, format_integer, format_params
 
-from ._console import output_console
+from . import _options
+from ._console import Answer, Form
+
+if TYPE_CHECKING:
+    from diffmeter.reports.tables import Table
+
+EXAMPLES = [
+    "diffmeter llm qwen2.5-7b --seq-len 4096",
+    "diffmeter llm 0.5b --training --steps 1000 --batch 8",
+]
 
 
 def run(
@@ -30,18 +38,22 @@ def run(
     ] = False,
     steps: Annotated[int, typer.Option("--steps", help="Training or inference steps.")] = 1,
     lora_rank: Annotated[int, typer.Option("--lora-rank", help="Rank of LoRA on the attention; 0 for none.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object and nothing else.")] = False,
+    columns: _options.Columns = None,
+    sort: _options.Sort = None,
+    caption: _options.Caption = None,
+    label: _options.Label = None,
+    output_format: _options.Format = "table",
+    as_json: _options.AsJson = False,
 ) -> None:
     """Show what a Qwen2.5 language model computes, from its sizes alone. No weights are needed."""
+    form = Form.of(output_format, as_json, columns=columns, sort=sort, caption=caption, label=label)
     if steps < 1:
         raise InputError(f"--steps must be at least 1, got {steps}")
     config = qwen_config(model)
     breakdown = qwen_breakdown(config, batch, seq_len, r=lora_rank, loss=training)
     total = experiment_flops(config, breakdown, steps, lora_rank, training)
-    if as_json:
-        print(json.dumps(report(config, breakdown, steps, lora_rank, training, total), indent=2))
-        return
-    _show(config, breakdown, steps, lora_rank, training, total)
+    what = (config, breakdown, steps, lora_rank, training, total)
+    form.write(Answer(report(*what), lambda: _table(*what)))
 
 
 def experiment_flops(config: QwenConfig, breakdown: QwenBreakdown, steps: int, lora_rank: int, training: bool) -> int:
@@ -72,38 +84,40 @@ def report(
     }
 
 
-def _show(
+def _table(
     config: QwenConfig, breakdown: QwenBreakdown, steps: int, lora_rank: int, training: bool, total: int
-) -> None:
-    from rich.table import Table
+) -> Table:
+    from diffmeter.reports.tables import Column, Kind, Row, Table
 
-    console = output_console()
-    console.print(
-        f"{config.name}: {format_params(config.params)} parameters, batch {breakdown.batch_size}, "
-        f"{breakdown.seq_len} tokens" + (f", LoRA rank {lora_rank} ({format_params(config.lora_params(lora_rank))} "
-        "parameters)" if lora_rank else "")
+    def line(part: str, flops: int, operation: str = "", kind: str = "") -> Row:
+        share = flops / breakdown.total_flops
+        return Row(
+            {"part": part, "operation": operation, "kind": kind, "flops": flops, "exact": flops, "share": share}
+        )
+
+    adapters = (
+        f", LoRA rank {lora_rank} ({format_params(config.lora_params(lora_rank))} parameters)" if lora_rank else ""
+    )
+    work = f"training, {TRAINING_FACTOR} x forward a step" if training else "inference"
+    return Table(
+        columns=[
+            Column("part", "Part"),
+            Column("operation", "Operation", Kind.TEXT, 1),
+            Column("kind", "Kind", Kind.TEXT, 5),
+            Column("flops", "FLOPs", Kind.FLOPS),
+            Column("exact", "FLOPs, exact", Kind.INTEGER, 3),
+            Column("share", "Share", Kind.PERCENT, 2),
+        ],
+        rows=[line(item.part, item.flops, item.operation, item.kind) for item in breakdown.items],
+        total=line("total", breakdown.total_flops),
+        title=f"{config.name}: {format_params(config.params)} parameters, batch {breakdown.batch_size}, "
+        f"{breakdown.seq_len} tokens, one forward pass{adapters}",
+        facts=[
+            ("Matrix products", f"{format_count(breakdown.product_flops, 'FLOPs')}, "
+             f"{format_count(breakdown.matmul_macs, 'MACs')} (FLOPs = 2 x MACs)"),
+            ("Elementwise", format_count(breakdown.elementwise_flops, "FLOPs")),
+            (f"{steps} step(s) of {work}", f"{format_count(total, 'FLOPs')} ({format_integer(total)})"),
+        ],
+        notes=["With LoRA this is an upper bound: gradients of frozen weights are not computed."]
+        if training and lora_rank else [],
     )  # fmt: skip
-    table = Table(title="One forward pass", title_justify="left")
-    for name in ("Part", "Operation", "Kind"):
-        table.add_column(name)
-    for name in ("FLOPs", "", "Share"):
-        table.add_column(name, justify="right")
-    for item in breakdown.items:
-        table.add_row(
-            item.part, item.operation, item.kind, format_integer(item.flops), format_count(item.flops, "FLOPs"),
-            format_percent(item.flops / breakdown.total_flops),
-        )  # fmt: skip
-    table.add_section()
-    for name, flops in (
-        ("Matrix products", breakdown.product_flops),
-        ("Elementwise", breakdown.elementwise_flops),
-        ("Total", breakdown.total_flops),
-    ):
-        share = format_percent(flops / breakdown.total_flops)
-        table.add_row(name, "", "", format_integer(flops), format_count(flops, "FLOPs"), share)
-    console.print(table)
-    console.print(f"Products: {format_count(breakdown.matmul_macs, 'MACs')} (FLOPs = 2 x MACs)")
-    kind = f"training, {TRAINING_FACTOR} x forward a step" if training else "inference"
-    console.print(f"{steps} step(s) of {kind}: {format_count(total, 'FLOPs')} ({format_integer(total)})")
-    if training and lora_rank:
-        console.print("With LoRA this is an upper bound: gradients of frozen weights are not computed.")

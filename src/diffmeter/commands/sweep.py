@@ -8,32 +8,65 @@ import typer
 
 from diffmeter.errors import InputError
 
-from .compare import FormatOption, GuidanceOption, PlotOption, TokensOption, check_output, progress, show_comparison
+from . import _options
+from ._console import Form
+from .compare import case_progress, check_plot, show_comparison
+
+EXAMPLES = [
+    "diffmeter sweep sd15 --height 512,768,1024",
+    "diffmeter sweep sd15 sdxl --height 512,1024 --steps 4,28,50 --batch 1,4 --plot sizes.svg",
+]
 
 
 def run(
-    models: Annotated[list[str], typer.Argument(help="Catalogue ids or aliases, hub ids, or local folders.")],
-    height: Annotated[str | None, typer.Option(help="Heights in pixels, such as 512,768; alone: squares.")] = None,
-    width: Annotated[
-        str | None, typer.Option(help="Widths in pixels: one for each height, or one for all of them.")
+    models: _options.Models,
+    height: Annotated[
+        str | None, typer.Option("--height", help="Heights in pixels, such as 512,768; alone they make square images.")
     ] = None,
-    steps: Annotated[str | None, typer.Option(help="Numbers of inference steps, such as 4,28,50.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Pictures made in one call, such as 1,4.")] = None,
-    guidance: GuidanceOption = None,
-    tokens: TokensOption = None,
-    output_format: FormatOption = "table",
-    plot: PlotOption = None,
+    width: Annotated[
+        str | None, typer.Option("--width", help="Widths in pixels: one for each height, or one for all of them.")
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option("--steps", "--num-inference-steps", help="Numbers of denoising steps, such as 4,28,50."),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", "--num-images-per-prompt", help="Numbers of images made by one call, such as 1,4."),
+    ] = None,
+    guidance: _options.Guidance = None,
+    frames: _options.Frames = None,
+    tokens: _options.Tokens = None,
+    convention: _options.Convention = None,
+    per: _options.Per = None,
+    columns: _options.Columns = None,
+    sort: _options.Sort = None,
+    caption: _options.Caption = None,
+    label: _options.Label = None,
+    output_format: _options.Format = "table",
+    as_json: _options.AsJson = False,
+    plot: _options.Plot = None,
 ) -> None:
     """Count models at every combination of size, batch and steps: one row each, without their weights.
 
     What one case has counted is not counted again for the next, so more steps cost next to nothing to ask for.
     """
-    check_output(output_format, plot)
+    form = Form.of(
+        output_format,
+        as_json,
+        convention=convention,
+        per=per,
+        columns=columns,
+        sort=sort,
+        caption=caption,
+        label=label,
+    )
+    check_plot(plot)
     heights, widths = numbers(height, "--height"), numbers(width, "--width")
     step_counts, batches = numbers(steps, "--steps"), numbers(batch, "--batch")
-    from diffmeter.reports.comparison import sweep
+    with case_progress() as show:
+        from diffmeter.reports.comparison import sweep
 
-    with progress() as show:
         found = sweep(
             models,
             heights=heights,
@@ -41,10 +74,11 @@ def run(
             steps=step_counts,
             batches=batches,
             guidance_scale=guidance,
-            token_count=tokens,
+            num_frames=frames,
+            tokens=tokens,
             progress=show,
         )
-    show_comparison(found, output_format, plot, by_size=True)
+    show_comparison(found, form, plot, by_size=True)
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:

@@ -18,17 +18,15 @@ _LINES = (
 def console_block(name: str, data: Mapping[str, Any]) -> str:
     """The block for a model's name and a ``compute_profile`` dictionary.
 
-    Totals of an incomplete profile carry ``>=``, and one line says what is missing. A profile that failed is one
-    line with its reason.
+    Totals of an incomplete profile carry ``>=`` in the dictionary, and one line says what is missing. A profile that
+    failed is one line with its reason.
     """
     name = "".join(character if character.isprintable() else "?" for character in name)
     if not data.get("enabled"):
         return f"⚠️  No compute profile for {name}: {data.get('reason')}"
     complete = data.get("complete", True)
     lines = [f"📊 Compute Profile for {name}:"]
-    for label, key in _LINES:
-        at_least = ">= " if not complete and ("MACs" in label or "FLOPs" in label) else ""
-        lines.append(f"   {label}: {at_least}{data.get(key)}")
+    lines += [f"   {label}: {data.get(key)}" for label, key in _LINES]
     if not complete:
         reasons = [str(entry.get("reason") or entry.get("op")) for entry in data.get("uncounted", ())]
         lines.append(f"   Not complete: {'; '.join(reasons) or 'the two counters disagree'}")

@@ -1,7 +1,7 @@
-"""Pictures of comparisons. Needs matplotlib: ``pip install "diffmeter[plot]"``.
+"""Figures of comparisons. They need matplotlib, the extra ``plot``.
 
-Each component has one color in every picture, from the palette of Okabe and Ito, which people with any common color
-vision can tell apart. Nothing here knows a model: a picture is drawn from a comparison's rows alone.
+Each component has one color in every figure, from the palette of Okabe and Ito, which people with any common color
+vision can tell apart. Nothing here knows a model: a figure is drawn from a comparison's rows alone.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import importlib.util
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, install_command
 from diffmeter.units import format_count
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito, "Color Universal Design" (2008)
 ORANGE, SKY_BLUE, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
-BLUE, VERMILION, PURPLE, BLACK = "#0072B2", "#D55E00", "#CC79A7", "#000000"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
 
-#: denoisers have the strongest two, text encoders and decoders keep theirs in every picture
+#: denoisers have the strongest two, text encoders and decoders keep theirs in every figure
 COLORS = {
     "unet": BLUE,
     "transformer": VERMILION,
@@ -46,11 +47,11 @@ OTHER = "other"
 #: more panels than this cannot be read on one page
 MAX_PANELS = 30
 MAX_BARS = 40
-#: files that a picture can be written to
+#: files that a figure can be written to
 SUFFIXES = (".png", ".svg")
 
 
-class Picture:
+class Figure:
     """A drawn figure; :attr:`figure` is the matplotlib figure. Shows itself in a notebook."""
 
     def __init__(self, figure: Any) -> None:
@@ -69,7 +70,7 @@ class Picture:
         return write_bytes(path, self.encode(path.suffix.lower().removeprefix(".")))
 
     def encode(self, kind: str) -> bytes:
-        """The picture as ``"png"`` or ``"svg"``."""
+        """The figure as ``"png"`` or ``"svg"``."""
         import matplotlib
 
         out = io.BytesIO()
@@ -83,27 +84,27 @@ class Picture:
 
 
 def check_plot_file(path: str | Path) -> Path:
-    """The path, if a picture can be drawn and written there.
+    """The path, if a figure can be drawn and written there.
 
     Raises:
         InputError: another suffix than .png or .svg, a folder that is not there, or no matplotlib.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"A picture cannot be written to {str(path)!r}: name a file that ends in .png or .svg.")
+        raise InputError(f"A figure cannot be written to {str(path)!r}: name a file that ends in .png or .svg.")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"A picture cannot be written to {str(path)!r}: its folder does not exist.")
+        raise InputError(f"A figure cannot be written to {str(path)!r}: its folder does not exist.")
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError('Drawing needs matplotlib: pip install "diffmeter[plot]".')
+        raise InputError(f"Drawing needs matplotlib: {install_command('plot')}.")
     return path
 
 
 def color_of(component: str) -> str:
-    """The color of a component, the same in every picture; grey for one that has none of its own."""
+    """The color of a component, the same in every figure; grey for one that has none of its own."""
     return COLORS.get(component.rsplit(".", 1)[-1], GREY)
 
 
-def plot_components(comparison: Comparison) -> Picture:
+def plot_components(comparison: Comparison) -> Figure:
     """One stacked bar a row: MACs of the whole generation by component.
 
     Raises:
@@ -111,13 +112,13 @@ def plot_components(comparison: Comparison) -> Picture:
     """
     rows = _drawable(comparison)
     if len(rows) > MAX_BARS:
-        raise InputError(f"{len(rows)} bars cannot be read in one picture: at most {MAX_BARS} rows are drawn.")
-    from matplotlib.figure import Figure
+        raise InputError(f"{len(rows)} bars cannot be read in one figure: at most {MAX_BARS} rows are drawn.")
+    from matplotlib.figure import Figure as Canvas
 
     prefix, unit = _unit(max(row.total_macs or 0 for row in rows))
     labels = [_bar_label(row, rows) for row in rows]
     lines = max(label.count("\n") + 1 for label in labels)
-    figure = Figure(figsize=(9.0, 1.9 + len(rows) * (0.28 + 0.19 * lines)), layout="constrained")
+    figure = Canvas(figsize=(9.0, 1.9 + len(rows) * (0.28 + 0.19 * lines)), layout="constrained")
     axes = figure.add_subplot()
     largest = max(row.total_macs or 0 for row in rows) / unit
     drawn: dict[str, Any] = {}
@@ -138,11 +139,11 @@ def plot_components(comparison: Comparison) -> Picture:
     _quiet_frame(axes, grid="x")
     names = _ordered(drawn)
     figure.legend([drawn[n] for n in names], names, loc="outside upper center", ncols=_columns(names), frameon=False)
-    return Picture(figure)
+    return Figure(figure)
 
 
-def plot_sizes(comparison: Comparison) -> Picture:
-    """Cost against the size of the picture, by component: one panel for each model, number of steps and batch.
+def plot_sizes(comparison: Comparison) -> Figure:
+    """Cost against the size of the images, by component: one panel for each model, number of steps and batch.
 
     Only counted sizes are marked; the lines between them lead the eye. Both axes are logarithmic, so that components
     of very different cost can be seen together, and shared by all panels.
@@ -153,64 +154,100 @@ def plot_sizes(comparison: Comparison) -> Picture:
     rows = [row for row in _drawable(comparison) if row.height and row.width]
     if not rows:
         raise InputError("No row has a size: cost against size cannot be drawn.")
-    panels: dict[tuple[str, tuple[int | None, int]], list[Row]] = {}
-    for row in rows:
-        panels.setdefault((row.name, (row.steps, row.batch)), []).append(row)
-    models = list(dict.fromkeys(name for name, _ in panels))
-    settings = sorted(dict.fromkeys(setting for _, setting in panels), key=lambda s: (s[0] or 0, s[1]))
-    if len(models) * len(settings) > MAX_PANELS:
-        raise InputError(
-            f"{len(models)} models at {len(settings)} settings make more panels than can be read: "
-            f"at most {MAX_PANELS} are drawn."
-        )
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, NullLocator
+    panels = _Panels.of(rows)
+    from matplotlib.figure import Figure as Canvas
 
-    # Models side by side; settings side by side where there is one model only.
-    across, down = (len(models), len(settings)) if len(models) > 1 else (len(settings), 1)
-    figure = Figure(figsize=(max(2.9 * across + 1.1, 5.4), 2.5 * down + 1.5), layout="constrained")
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    figure = Canvas(figsize=panels.inches, layout="constrained")
+    grid = figure.subplots(panels.down, panels.across, sharex=True, sharey=True, squeeze=False)
     square = all(row.height == row.width for row in rows)
     where = _side if square else _megapixels
-    ticks = sorted({where(row) for row in rows})
     drawn: dict[str, Any] = {}
-    for index, axes in enumerate(grid.flat):
-        model = models[index % across] if len(models) > 1 else models[0]
-        setting = settings[index // across] if len(models) > 1 else settings[index]
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_title(_panel_title(model, setting, settings), fontsize=9.5)
-        _quiet_frame(axes, grid="both")
-        found = sorted(panels.get((model, setting), []), key=where)
-        if not found:
-            axes.text(0.5, 0.5, "not counted", ha="center", va="center", transform=axes.transAxes, color="#555555")
-            continue
-        xs = [where(row) for row in found]
-        # The total lies under the component that makes up most of it.
-        totals = axes.plot(xs, [row.total_macs for row in found], color="#BBBBBB", lw=7, solid_capstyle="round")
-        drawn.setdefault("total", totals[0])
-        for name in _ordered(dict.fromkeys(n for row in found for n, _ in _by_component(row))):
-            points = [(where(row), dict(_by_component(row)).get(name)) for row in found]
-            kept = [(x, macs) for x, macs in points if macs]
-            line = axes.plot(*zip(*kept, strict=True), color=color_of(name), lw=1.6, marker=_marker(name), ms=5)
-            drawn.setdefault(name, line[0])
-    shown = _spread(ticks, min(5, max(2, len(ticks))))
-    for axes in grid.flat:
-        axes.xaxis.set_major_locator(FixedLocator(shown))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if square else f"{value:.2f}")
-        axes.yaxis.set_major_formatter(lambda value, _: _tick(float(value)))
-        axes.yaxis.set_minor_locator(NullLocator())
-    if len(ticks) > 1:
-        margin = (ticks[-1] / ticks[0]) ** 0.08
-        grid.flat[0].set_xlim(ticks[0] / margin, ticks[-1] * margin)
-    figure.supxlabel(
-        "Height = width of the picture (pixels)" if square else "Size of the picture (megapixels)", fontsize=10
-    )
+    for axes, key in zip(grid.flat, panels.order(), strict=True):
+        axes.set_title(_panel_title(*key, panels.settings), fontsize=9.5)
+        _draw_sizes(axes, sorted(panels.rows.get(key, []), key=where), where, drawn)
+    _share_axes(list(grid.flat), sorted({where(row) for row in rows}), "{:.0f}" if square else "{:.2f}")
+    of_side = "Height = width of the image (pixels)" if square else "Size of the image (megapixels)"
+    figure.supxlabel(of_side, fontsize=10)
     figure.supylabel("Cost of one generation (MACs)", fontsize=10)
     names = ["total", *_ordered(name for name in drawn if name != "total")]
     figure.legend([drawn[n] for n in names], names, loc="outside upper center", ncols=_columns(names), frameon=False)
-    return Picture(figure)
+    return Figure(figure)
+
+
+Setting = tuple[int | None, int | None]  # steps and batch
+
+
+@dataclass(frozen=True)
+class _Panels:
+    """Which rows stand in which panel: models side by side, or settings where there is one model only."""
+
+    models: list[str]
+    settings: list[Setting]
+    rows: dict[tuple[str, Setting], list[Row]]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> _Panels:
+        by_panel: dict[tuple[str, Setting], list[Row]] = {}
+        for row in rows:
+            by_panel.setdefault((row.name, (row.steps, row.batch)), []).append(row)
+        models = list(dict.fromkeys(name for name, _ in by_panel))
+        settings = sorted({setting for _, setting in by_panel}, key=lambda s: (s[0] or 0, s[1] or 0))
+        if len(models) * len(settings) > MAX_PANELS:
+            raise InputError(
+                f"{len(models)} models at {len(settings)} settings make more panels than can be read: "
+                f"at most {MAX_PANELS} are drawn."
+            )
+        return cls(models, settings, by_panel)
+
+    @property
+    def across(self) -> int:
+        return len(self.models) if len(self.models) > 1 else len(self.settings)
+
+    @property
+    def down(self) -> int:
+        return len(self.settings) if len(self.models) > 1 else 1
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        return max(2.9 * self.across + 1.1, 5.4), 2.5 * self.down + 1.5
+
+    def order(self) -> list[tuple[str, Setting]]:
+        """The panels from left to right and from top to bottom."""
+        return [(model, setting) for setting in self.settings for model in self.models]
+
+
+def _draw_sizes(axes: Any, rows: Sequence[Row], where: Callable[[Row], float], drawn: dict[str, Any]) -> None:
+    """One panel: the total, and a line for each component; ``drawn`` keeps one line a name for the legend."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _quiet_frame(axes, grid="both")
+    if not rows:
+        axes.text(0.5, 0.5, "not counted", ha="center", va="center", transform=axes.transAxes, color="#555555")
+        return
+    # The total lies under the component that makes up most of it.
+    totals = [row.total_macs for row in rows]
+    (line,) = axes.plot(list(map(where, rows)), totals, color="#BBBBBB", lw=7, solid_capstyle="round")
+    drawn.setdefault("total", line)
+    for name in _ordered(dict.fromkeys(name for row in rows for name, _ in _by_component(row))):
+        points = [(where(row), macs) for row in rows for found, macs in _by_component(row) if found == name]
+        (line,) = axes.plot(*zip(*points, strict=True), color=color_of(name), lw=1.6, marker=_marker(name), ms=5)
+        drawn.setdefault(name, line)
+
+
+def _share_axes(panels: Sequence[Any], sizes: Sequence[float], size_text: str) -> None:
+    """Ticks where sizes were counted, as far as their labels do not touch, and powers of ten of MACs."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    shown = _spread(sizes, min(5, max(2, len(sizes))))
+    for axes in panels:
+        axes.xaxis.set_major_locator(FixedLocator(shown))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: size_text.format(value))
+        axes.yaxis.set_major_formatter(lambda value, _: _tick(float(value)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    if len(sizes) > 1:
+        margin = (sizes[-1] / sizes[0]) ** 0.08
+        panels[0].set_xlim(sizes[0] / margin, sizes[-1] * margin)
 
 
 # details -------------------------------------------------------------------------------------------------------------
@@ -261,17 +298,17 @@ def _bar_label(row: Row, rows: Sequence[Row]) -> str:
     """The model, and under it the settings; long names are broken."""
     size = f"{row.width} x {row.height}" if row.width and row.height else None
     steps = None if row.steps is None else f"{row.steps} step{'s' if row.steps != 1 else ''}"
-    batch = f"batch {row.batch}" if any(other.batch != 1 for other in rows) else None
+    batch = f"batch {row.batch}" if any((other.batch or 1) != 1 for other in rows) else None
     details = ", ".join(part for part in (size, steps, batch) if part)
     name = "\n".join(textwrap.wrap(_plain(row.name), 32, break_long_words=True)[:2]) or "unnamed"
     return f"{name}\n{details}" if details else name
 
 
-def _panel_title(model: str, setting: tuple[int | None, int], settings: Sequence[tuple[int | None, int]]) -> str:
+def _panel_title(model: str, setting: Setting, settings: Sequence[Setting]) -> str:
     steps, batch = setting
     parts = [] if steps is None else [f"{steps} step{'s' if steps != 1 else ''}"]
-    if any(other != 1 for _, other in settings):
-        parts.append(f"batch {batch}")
+    if any((other or 1) != 1 for _, other in settings):
+        parts.append(f"batch {batch or 1}")
     name = textwrap.shorten(_plain(model), 60, placeholder="...")
     return "\n".join([*textwrap.wrap(name, 30)[:2], ", ".join(parts)]).strip()
 

@@ -1,118 +1,155 @@
-"""Profiles for people: text, rich tables, HTML."""
+"""A profile as a table: one row a component, in the convention and per the unit of work that is asked for."""
 
 from __future__ import annotations
 
-import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from diffmeter.units import format_count, format_params, format_seconds
+from diffmeter.profile import CONVENTIONS, checked_convention
+from diffmeter.units import format_count, format_seconds
+
+from .conditions import CONDITION_COLUMNS, conditions_of, sentence
+from .tables import AtLeast, Column, Kind, Row, Table, Value
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from diffmeter.profile import ComputeProfile
 
-_COLUMNS = ("Component", "Class", "Params", "Calls", "MACs", "MACs (products)", "Share")
+#: what a number of a convention covers, for heads and captions
+CONVENTION_NAMES = {
+    "total": "the default convention (thop's rules and attention with its softmax)",
+    "products": "convolutions, linear layers, matrix products and attention products",
+    "paper": "convolutions and linear layers, without attention products",
+}
+PER_NAMES = {
+    "image": "per image",
+    "step": "per step of the denoiser",
+    "forward": "per forward of one sample",
+}
 
 
-def profile_rows(profile: ComputeProfile) -> list[tuple[str, ...]]:
-    """One row a component, and the total: the columns of :data:`_COLUMNS`."""
-    total = profile.total_macs
-    rows: list[tuple[str, ...]] = []
-    for name, component in profile.components.items():
-        share = "" if component.total_macs is None or not total else f"{100 * component.total_macs / total:.2f}%"
-        rows.append(
-            (
-                name,
-                component.class_name,
-                format_params(component.params),
-                str(component.call_count),
-                format_count(component.total_macs, "MACs"),
-                format_count(component.matmul_macs, "MACs"),
-                share,
-            )
-        )
-    rows.append(
-        (
-            "total",
-            profile.conditions.pipeline,
-            format_params(profile.total_params),
-            str(sum(c.call_count for c in profile.components.values())),
-            format_count(total, "MACs"),
-            format_count(profile.matmul_macs, "MACs"),
-            "100.00%" if total else "",
-        )
-    )
-    return rows
+def bound(value: int | float | None, complete: bool) -> Value:
+    """A number as it may be shown: a lower bound where something was not counted."""
+    return value if complete or value is None else AtLeast(value)
 
 
-def profile_facts(profile: ComputeProfile) -> list[tuple[str, str]]:
-    """What stands under the table: steps, size, time, and whether the count is complete."""
-    conditions = profile.conditions
-    size = f"{conditions.width} x {conditions.height}" if conditions.width and conditions.height else "unknown"
-    facts = [
-        ("Size", size),
-        ("Steps", str(conditions.num_inference_steps) if conditions.num_inference_steps else "unknown"),
-        ("MACs per step", format_count(profile.macs_per_step, "MACs")),
-        ("Total FLOPs", format_count(profile.total_flops, "FLOPs")),
-        ("Products without attention", format_count(profile.matmul_macs_without_attention, "MACs")),
+def profile_table(profile: ComputeProfile, convention: str | None = None, per: str | None = None) -> Table:
+    """One row a component, and their sum.
+
+    Args:
+        convention: ``total`` (the default), ``products`` or ``paper``; None shows ``total`` and ``products``.
+        per: ``image``, ``step`` or ``forward``; None shows the whole run.
+
+    Raises:
+        InputError: another convention or unit of work.
+    """
+    first = checked_convention(convention)
+    heads = {"total": "MACs", "products": "Products", "paper": "Without attention"}
+    macs = {name: Column(CONVENTIONS[name], heads[name], Kind.MACS, 5) for name in CONVENTIONS}
+    shown = ["products"] if convention is None and per is None else []
+    measured = per is None and any(c.seconds is not None for c in profile.components.values())
+    columns = [
+        Column("component", "Component"),
+        Column("class", "Class", Kind.TEXT, 9),
+        Column("params", "Params", Kind.PARAMS, 4),
+        Column("calls", "Calls", Kind.INTEGER, 6),
+        Column("macs", "MACs", Kind.MACS),
+        *(macs[name] for name in shown),
+        *([Column("share", "Share", Kind.PERCENT, 2)] if profile.complete and per != "forward" else []),
+        *([Column("seconds", "Time", Kind.SECONDS, 3)] if measured else []),
     ]
+    names = [row["component"] for row in profile.by_component(first, per)]
+    return Table(
+        columns=columns,
+        rows=[Row(_cells(profile, name, first, per)) for name in names],
+        total=None if per == "forward" else Row(_total(profile, first, per)),
+        title=title_of(profile),
+        warning=warning_of(profile),
+        facts=facts_of(profile, first, per),
+        more=[*(macs[name] for name in CONVENTIONS if name not in shown), *CONDITION_COLUMNS],
+    )
+
+
+def _cells(profile: ComputeProfile, name: str, first: str, per: str | None) -> dict[str, Value]:
+    """One component in every convention, with the conditions that hold for it."""
+    cells: dict[str, Value] = dict(conditions_of(profile))
+    counted = profile.is_counted(name)
+    for convention, key in CONVENTIONS.items():
+        row = next(row for row in profile.by_component(convention, per) if row["component"] == name)
+        cells[key] = bound(row["macs"], counted)
+        if convention == first:
+            cells["macs"] = cells[key]
+            cells |= {key: row[key] for key in ("component", "class", "params", "calls")}
+            cells |= {key: row[key] for key in ("share", "seconds") if row[key] is not None}
+    return cells
+
+
+def _total(profile: ComputeProfile, first: str, per: str | None) -> dict[str, Value]:
+    names = {row["component"] for row in profile.by_component("total", per)}
+    components = [component for name, component in profile.components.items() if name in names]
+    cells: dict[str, Value] = {
+        "component": "total",
+        "class": profile.conditions.pipeline,
+        "params": sum(component.params for component in components),
+        "calls": sum(component.call_count for component in components),
+    }
+    cells |= {key: bound(profile.macs(name, per), profile.complete) for name, key in CONVENTIONS.items()}
+    cells["macs"] = cells[CONVENTIONS[first]]
+    if profile.complete and profile.total_macs:
+        cells["share"] = 1.0
     if profile.inference_time_seconds is not None:
+        cells["seconds"] = profile.inference_time_seconds
+    return cells
+
+
+def facts_of(profile: ComputeProfile, convention: str = "total", per: str | None = None) -> list[tuple[str, str]]:
+    """What stands under the table: steps, FLOPs, time, and whether the count is complete."""
+    sign = "" if profile.complete else ">= "
+
+    def counted(macs: int | None, unit: str = "MACs") -> str:
+        return format_count(macs, unit) if macs is None else sign + format_count(macs, unit)
+
+    facts = [("MACs", f"{PER_NAMES[per]}, {CONVENTION_NAMES[convention]}")] if per is not None else []
+    if per is None:
+        facts.append(("MACs per step of the denoiser", counted(profile.macs(convention, "step"))))
+        whole = profile.macs(convention)
+        facts.append(("FLOPs (2 x MACs)", counted(None if whole is None else 2 * whole, "FLOPs")))
+        facts.append(("Products without attention", counted(profile.matmul_macs_without_attention)))
+    if profile.inference_time_seconds is not None and per is None:
         facts.append(("Inference time", format_seconds(profile.inference_time_seconds)))
         if profile.throughput_tflops is not None:
-            facts.append(("Throughput", f"{profile.throughput_tflops:.3f} TFLOP/s"))
-    facts.append(("Complete", completeness(profile)))
-    return facts
-
-
-def completeness(profile: ComputeProfile) -> str:
-    """One line: complete and cross-checked, or what is missing."""
+            facts.append(("Throughput", f"{sign}{profile.throughput_tflops:.3f} TFLOP/s"))
     if profile.complete:
-        return "yes: every call counted, both counters agree"
+        return [*facts, ("Complete", completeness(profile))]
+    return [*facts, *(("Not counted", gap) for gap in gaps(profile))]
+
+
+def title_of(profile: ComputeProfile) -> str:
+    """Model and conditions in one line."""
+    conditions = profile.conditions
+    model = conditions.model_id or conditions.pipeline
+    count = f", {profile.generations} generations" if profile.generations > 1 else ""
+    return f"{model}: {sentence(conditions_of(profile))}{count}"
+
+
+def warning_of(profile: ComputeProfile) -> str | None:
+    """The first line of an incomplete profile."""
+    if profile.complete:
+        return None
+    return "INCOMPLETE: not everything was counted, so every total is a lower bound. What is missing stands below."
+
+
+def gaps(profile: ComputeProfile) -> list[str]:
+    """What is missing from the totals, or where the two counters differ: one line each."""
     missing = [
         f"{entry['component']}: {entry.get('op') or entry.get('reason')} ({entry['calls']} x)"
         for entry in profile.uncounted
     ]
-    missing += [
+    return missing + [
         f"{entry['component']}.{entry['method']}: counters differ on {entry['op']} "
         f"({entry['thop']} against {entry['op_level']})"
         for entry in profile.differences
     ]
-    return "no: " + "; ".join(missing)
 
 
-def profile_table(profile: ComputeProfile) -> Table:
-    """A rich table, one row a component."""
-    from rich.table import Table
-    from rich.text import Text
-
-    title = profile.conditions.model_id or profile.conditions.pipeline
-    table = Table(title=Text(f"Compute profile of {title}"))
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("Component", "Class") else "right")
-    rows = profile_rows(profile)
-    for row in rows[:-1]:
-        table.add_row(*map(Text, row))
-    table.add_section()
-    table.add_row(*map(Text, rows[-1]), style="bold")
-    return table
-
-
-def profile_text(profile: ComputeProfile) -> str:
-    """The table as plain text."""
-    rows = [_COLUMNS, *profile_rows(profile)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in rows]
-    lines += [f"{name}: {value}" for name, value in profile_facts(profile)]
-    return "\n".join(lines)
-
-
-def profile_html(profile: ComputeProfile) -> str:
-    """The table for a notebook."""
-
-    def cells(tag: str, values: Any) -> str:
-        return "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
-
-    rows = "".join(f"<tr>{cells('td', row)}</tr>" for row in profile_rows(profile))
-    facts = "".join(f"<li>{html.escape(n)}: {html.escape(v)}</li>" for n, v in profile_facts(profile))
-    return f"<table><thead><tr>{cells('th', _COLUMNS)}</tr></thead><tbody>{rows}</tbody></table><ul>{facts}</ul>"
+def completeness(profile: ComputeProfile) -> str:
+    """One line: complete and cross-checked, or what is missing."""
+    return "yes: every call counted, both counters agree" if profile.complete else "no: " + "; ".join(gaps(profile))

@@ -103,17 +103,33 @@ def add_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
 
     Raises ``InputError`` if ``png`` is no PNG file or a key is not 1 to 79 Latin-1 characters.
     """
-    present = set()
-    insert_at = None
-    for kind, data, start, _ in _chunks(png):
-        if kind in (b"tEXt", b"zTXt", b"iTXt"):
-            present.add(data.split(b"\0", 1)[0].decode("latin-1"))
-        elif kind == b"IDAT" and insert_at is None:
-            insert_at = start
-    if insert_at is None:
+    present = {_key_of(data) for kind, data, _, _ in _chunks(png) if kind in _TEXT_CHUNKS}
+    return replace_texts(png, {key: value for key, value in texts.items() if key not in present})
+
+
+def replace_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
+    """The PNG file ``png`` with exactly one text chunk per key in ``texts``; everything else stays as it is.
+
+    Raises ``InputError`` if ``png`` is no PNG file or a key is not 1 to 79 Latin-1 characters.
+    """
+    kept: list[bytes] = []
+    before_pixels = None
+    for kind, data, start, end in _chunks(png):
+        if kind == b"IDAT" and before_pixels is None:
+            before_pixels = len(kept)
+        if kind not in _TEXT_CHUNKS or _key_of(data) not in texts:
+            kept.append(png[start:end])
+    if before_pixels is None:
         raise InputError("the PNG file holds no image data.")
-    new = b"".join(_text_chunk(key, value) for key, value in texts.items() if key not in present)
-    return png[:insert_at] + new + png[insert_at:]
+    kept.insert(before_pixels, b"".join(_text_chunk(key, value) for key, value in texts.items()))
+    return _SIGNATURE + b"".join(kept)
+
+
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+
+
+def _key_of(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode("latin-1")
 
 
 def read_texts(source: str | Path | bytes) -> dict[str, str]:
@@ -216,7 +232,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def _decode_text(kind: bytes, data: bytes) -> tuple[str, str] | None:
     """Key and text of a text chunk; ``None`` for other chunks and for text that breaks the format."""
-    if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+    if kind not in _TEXT_CHUNKS:
         return None
     name, _, rest = data.partition(b"\0")
     key = name.decode("latin-1")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffmeter.errors import CountError, InputError, whole_number
+from diffmeter.errors import CountError, InputError, install_command, whole_number
 from diffmeter.metering.builtin import training_op_macs
 from diffmeter.metering.counters.op_level import op_name
 from diffmeter.metering.pipelines.call import PipelineCall, call_of
@@ -358,7 +358,7 @@ def add_lora(module: nn.Module, rank: int, target_modules: Sequence[str] = LORA_
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise InputError("LoRA needs the package peft: install it with pip install peft") from error
+        raise InputError(f"LoRA needs the package peft: {install_command('train')}.") from error
     rank = whole_number(rank, "rank")
     if not target_modules:
         raise InputError("target_modules is empty: name at least one layer")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from diffmeter.rendering import printable
 from diffmeter.units import format_count, format_seconds
 
 from .plan import Costs
@@ -15,22 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from diffmeter.generation.request import GenerationRequest
-
-
-def printable(text: str, longest: int | None = None) -> str:
-    """``text`` with everything a terminal could obey or hide (escapes, marks of direction, NUL) spelled out.
-
-    Line breaks stay unless ``longest`` is given: then the text is one line of at most that many characters.
-    """
-    if longest is not None and len(text) > longest:
-        text = text[: longest - 3] + "..."
-    keep = "" if longest is not None else "\n"
-    return "".join(
-        character
-        if character.isprintable() or character in keep
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )
 
 
 def silence_loading_bars() -> None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
-from diffmeter.errors import InputError
+from diffmeter.errors import whole_number
+from diffmeter.profile import CONVENTIONS
+from diffmeter.rendering import Rendered
 
 if TYPE_CHECKING:
-    from diffmeter.profile import ComputeProfile
+    from diffmeter.profile import ComponentProfile, ComputeProfile
 
-#: what the rows' numbers mean, for whoever reads a table without its documentation
+#: what the rows' numbers mean, for whoever reads them without their documentation
 CONVENTION = (
-    "MACs: diffmeter's convention (total_macs: thop's rules for modules plus attention); FLOPs: 2 x MACs; "
+    "MACs: the default convention (total_macs: thop's rules for modules plus attention); FLOPs: 2 x MACs; "
     "per step: the denoiser's MACs over its steps; attention: share of the products of two activations in all "
-    "products; growth: MACs against the first row that was counted."
+    "products; growth: MACs against the first row that was counted; speedup: the first row's MACs against these."
 )
 
 
 @dataclass(frozen=True)
 class Case:
     """One generation that is asked for. None leaves an option to the model's own default; sizes are in pixels.
+
+    ``model`` is what stands for the model in JSON: its id or folder, or the class of a loaded pipeline.
 
     Raises:
         InputError: a number below 1.
@@ -34,28 +36,19 @@ class Case:
     width: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
-    batch: int = 1
+    batch: int | None = None
+    num_frames: int | None = None
+
+    @property
+    def options(self) -> dict[str, int | float]:
+        """What was asked for, by the names of :func:`~diffmeter.dry_run`."""
+        names = ("height", "width", "steps", "guidance_scale", "batch", "num_frames")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", os.fspath(self.model))
-        for what, value in (
-            ("height", self.height),
-            ("width", self.width),
-            ("number of steps", self.steps),
-            ("batch", self.batch),
-        ):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"The {what} must be a whole number of at least 1, not {value!r}.")
-
-
-@dataclass(frozen=True)
-class ComponentCost:
-    """One component over a whole generation. A count that could not be made is None, never 0."""
-
-    params: int
-    calls: int
-    total_macs: int | None
-    matmul_macs: int | None
+        for name in ("height", "width", "steps", "batch", "num_frames"):
+            if (value := getattr(self, name)) is not None:
+                whole_number(value, f"The {'number of ' if name == 'steps' else ''}{name}")
 
 
 @dataclass(frozen=True)
@@ -65,86 +58,79 @@ class Row:
     Attributes:
         case: what was asked for.
         name: short name of the model, for tables and plots.
-        error: why there are no numbers; None where there are.
-        height, width: of the pictures, as asked for, otherwise the model's own.
-        computed_height, computed_width: the size at which the model works. Some pipelines work at the nearest size
-            that the model was trained for and resize the pictures afterwards.
-        steps, guidance_scale: as the generation has them, defaults filled in.
-        batch: pictures made in one call; every total covers all of them.
-        params: parameters of all components.
-        components: cost of each component, in the pipeline's order.
-        denoisers: names of the components that are called at each step.
-        macs_per_step: the denoisers' ``total_macs`` divided by the steps.
-        total_macs, matmul_macs, matmul_macs_without_attention: of the generation, as in ``ComputeProfile``.
-        complete: whether everything was counted and both counters agree; otherwise totals are lower bounds.
-        growth: ``total_macs`` divided by that of the first row that was counted.
-        profile: the full profile.
+        profile: what it costs; None where it could not be counted.
+        error: why there is no profile.
+        first: the profile of the first row that was counted, which the others are compared with.
     """
 
     case: Case
     name: str
+    profile: ComputeProfile | None = None
     error: str | None = None
-    height: int | None = None
-    width: int | None = None
-    computed_height: int | None = None
-    computed_width: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    batch: int = 1
-    params: int | None = None
-    components: Mapping[str, ComponentCost] = field(default_factory=dict)
-    denoisers: tuple[str, ...] = ()
-    macs_per_step: int | None = None
-    total_macs: int | None = None
-    matmul_macs: int | None = None
-    matmul_macs_without_attention: int | None = None
-    complete: bool = False
-    growth: float | None = None
-    profile: ComputeProfile | None = field(default=None, repr=False, compare=False)
+    first: ComputeProfile | None = field(default=None, repr=False, compare=False)
 
-    @classmethod
-    def of(cls, case: Case, name: str, profile: ComputeProfile) -> Row:
-        """The row of a case that was profiled."""
-        conditions = profile.conditions
-        return cls(
-            case=case,
-            name=name,
-            height=case.height or conditions.height,
-            width=case.width or conditions.width,
-            computed_height=conditions.height,
-            computed_width=conditions.width,
-            steps=conditions.num_inference_steps,
-            guidance_scale=conditions.guidance_scale,
-            batch=case.batch,
-            params=profile.total_params,
-            components={
-                component.name: ComponentCost(
-                    component.params, component.call_count, component.total_macs, component.matmul_macs
-                )
-                for component in profile.components.values()
-            },
-            denoisers=profile.denoisers,
-            macs_per_step=profile.macs_per_step,
-            total_macs=profile.total_macs,
-            matmul_macs=profile.matmul_macs,
-            matmul_macs_without_attention=profile.matmul_macs_without_attention,
-            complete=profile.complete,
-            profile=profile,
-        )
+    # the generation; what a profile does not tell is what was asked for
 
-    @classmethod
-    def failed(cls, case: Case, name: str, error: str) -> Row:
-        """The row of a case that the model cannot do; the options are those that were asked for."""
-        return cls(
-            case=case,
-            name=name,
-            error=error,
-            height=case.height,
-            width=case.width,
-            steps=case.steps,
-            guidance_scale=case.guidance_scale,
-            batch=case.batch,
-        )
+    @property
+    def height(self) -> int | None:
+        """Pixels of the images, as asked for, otherwise the model's own."""
+        return self.case.height or (self.profile and self.profile.conditions.height) or None
+
+    @property
+    def width(self) -> int | None:
+        """Pixels of the images, as asked for, otherwise the model's own."""
+        return self.case.width or (self.profile and self.profile.conditions.width) or None
+
+    @property
+    def steps(self) -> int | None:
+        """Steps that were asked for, defaults filled in."""
+        return self.case.steps if self.profile is None else self.profile.conditions.num_inference_steps
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """As the generation has it, defaults filled in."""
+        return self.case.guidance_scale if self.profile is None else self.profile.conditions.guidance_scale
+
+    @property
+    def batch(self) -> int | None:
+        """Images made in one call; every total covers all of them."""
+        return self.case.batch or (self.profile and self.profile.conditions.batch) or None
+
+    # what it costs
+
+    @property
+    def components(self) -> Mapping[str, ComponentProfile]:
+        """Each component, in the pipeline's order."""
+        return {} if self.profile is None else self.profile.components
+
+    @property
+    def denoisers(self) -> tuple[str, ...]:
+        """Names of the components that are called at each step."""
+        return () if self.profile is None else self.profile.denoisers
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was counted and both counters agree; otherwise totals are lower bounds."""
+        return self.profile is not None and self.profile.complete
+
+    @property
+    def params(self) -> int | None:
+        """Parameters of the denoisers, which tables of papers print."""
+        return sum(self.components[name].params for name in self.denoisers) or None
+
+    @property
+    def pipeline_params(self) -> int | None:
+        """Parameters of all components."""
+        return sum(component.params for component in self.components.values()) or None
+
+    def macs(self, convention: str = "total", per: str | None = None) -> int | None:
+        """As :meth:`ComputeProfile.macs <diffmeter.ComputeProfile.macs>`; None where nothing was counted."""
+        return None if self.profile is None else self.profile.macs(convention, per)
+
+    @property
+    def macs_per_step(self) -> int | None:
+        """The denoisers' ``total_macs`` divided by the steps."""
+        return self.macs("total", "step")
 
     @property
     def flops_per_step(self) -> int | None:
@@ -152,69 +138,100 @@ class Row:
         return None if self.macs_per_step is None else 2 * self.macs_per_step
 
     @property
+    def total_macs(self) -> int | None:
+        """Of the whole generation, in the default convention."""
+        return self.macs()
+
+    @property
     def total_flops(self) -> int | None:
         """Twice ``total_macs``."""
         return None if self.total_macs is None else 2 * self.total_macs
 
     @property
-    def attention_macs(self) -> int | None:
-        """Products of two activations: attention, whichever way it is written."""
-        if self.matmul_macs is None or self.matmul_macs_without_attention is None:
-            return None
-        return self.matmul_macs - self.matmul_macs_without_attention
+    def attention_share(self) -> float | None:
+        """Products of two activations in all products, from 0 to 1; None if not everything was counted."""
+        return None if self.profile is None else self.profile.attention_share
 
     @property
-    def attention_share(self) -> float | None:
-        """``attention_macs`` in ``matmul_macs``, from 0 to 1."""
-        if self.attention_macs is None or not self.matmul_macs:
+    def seconds(self) -> float | None:
+        """Measured time of the generation; None for one that was not run."""
+        return None if self.profile is None else self.profile.inference_time_seconds
+
+    # against the first row
+
+    def growth(self, convention: str = "total", per: str | None = None) -> float | None:
+        """How many times the MACs of the first row these are; None if either is not complete."""
+        if self.profile is None or self.first is None or not (self.complete and self.first.complete):
             return None
-        return self.attention_macs / self.matmul_macs
+        mine, others = self.macs(convention, per), self.first.macs(convention, per)
+        return mine / others if mine is not None and others else None
+
+    def speedup(self, convention: str = "total", per: str | None = None) -> float | None:
+        """How many times fewer MACs than the first row; None if either is not complete."""
+        growth = self.growth(convention, per)
+        return 1 / growth if growth else None
+
+    @property
+    def time_speedup(self) -> float | None:
+        """How many times faster than the first row it ran; None unless both were measured."""
+        reference = None if self.first is None else self.first.inference_time_seconds
+        return reference / self.seconds if reference and self.seconds else None
 
     def to_dict(self) -> dict[str, Any]:
         """Raw numbers in base units."""
+        conditions = None if self.profile is None else self.profile.conditions
         return {
             "model": self.case.model,
             "name": self.name,
             "error": self.error,
             "height": self.height,
             "width": self.width,
-            "computed_height": self.computed_height,
-            "computed_width": self.computed_width,
+            "computed_height": None if conditions is None else conditions.height,
+            "computed_width": None if conditions is None else conditions.width,
             "steps": self.steps,
+            "steps_run": None if self.profile is None else self.profile.steps_run,
             "guidance_scale": self.guidance_scale,
             "batch": self.batch,
-            "params": self.params,
+            "scheduler": None if conditions is None else conditions.scheduler,
+            "dtype": None if conditions is None else conditions.dtype,
+            "denoiser_params": self.params,
+            "pipeline_params": self.pipeline_params,
             "macs_per_step": self.macs_per_step,
             "flops_per_step": self.flops_per_step,
-            "total_macs": self.total_macs,
+            "macs_per_image": self.macs("total", "image"),
+            **{key: self.macs(convention) for convention, key in CONVENTIONS.items()},
             "total_flops": self.total_flops,
-            "matmul_macs": self.matmul_macs,
-            "matmul_macs_without_attention": self.matmul_macs_without_attention,
             "attention_share": self.attention_share,
-            "growth": self.growth,
-            "complete": self.complete if self.error is None else None,
+            "growth": self.growth(),
+            "speedup": self.speedup(),
+            "inference_time_seconds": self.seconds,
+            "time_speedup": self.time_speedup,
+            "complete": None if self.profile is None else self.complete,
             "denoisers": list(self.denoisers),
-            "components": {name: dataclasses.asdict(cost) for name, cost in self.components.items()},
+            "components": {
+                name: {
+                    "params": component.params,
+                    "calls": component.call_count,
+                    "total_macs": component.total_macs,
+                    "matmul_macs": component.matmul_macs,
+                }
+                for name, component in self.components.items()
+            },
         }
 
 
-class Comparison(Sequence[Row]):
+class Comparison(Rendered, Sequence[Row]):
     """Rows in the order of their cases; prints as a table, and shows as one in a notebook.
 
-    Growth against the first counted row is filled in here.
+    ``relation`` says how rows are compared with the first that was counted: ``"speedup"`` or ``"growth"``.
     """
 
-    def __init__(self, rows: Iterable[Row], versions: Mapping[str, str] | None = None) -> None:
+    def __init__(self, rows: Iterable[Row], relation: str = "speedup") -> None:
         listed = list(rows)
-        first = next((row.total_macs for row in listed if row.total_macs), None)
-        if first is not None:
-            listed = [
-                row if row.total_macs is None else dataclasses.replace(row, growth=row.total_macs / first)
-                for row in listed
-            ]
-        self.rows = tuple(listed)
-        found = next((row.profile.conditions.versions for row in listed if row.profile is not None), {})
-        self.versions = dict(versions if versions is not None else found)
+        first = next((row.profile for row in listed if row.profile is not None), None)
+        self.rows = tuple(replace(row, first=first) for row in listed)
+        self.relation = relation
+        self.versions = {} if first is None else dict(first.conditions.versions)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -232,7 +249,7 @@ class Comparison(Sequence[Row]):
     @property
     def counted(self) -> tuple[Row, ...]:
         """The rows that have numbers."""
-        return tuple(row for row in self.rows if row.error is None)
+        return tuple(row for row in self.rows if row.profile is not None)
 
     @property
     def component_names(self) -> list[str]:
@@ -243,42 +260,7 @@ class Comparison(Sequence[Row]):
 
     def to_dict(self) -> dict[str, Any]:
         """``convention``, ``versions`` and ``rows`` (see :meth:`Row.to_dict`)."""
-        return {
-            "convention": CONVENTION,
-            "versions": self.versions,
-            "rows": [row.to_dict() for row in self.rows],
-        }
+        return {"convention": CONVENTION, "versions": self.versions, "rows": [row.to_dict() for row in self.rows]}
 
-    def to_json(self) -> str:
-        """:meth:`to_dict` as JSON text."""
-        from .render import to_json
-
-        return to_json(self)
-
-    def to_csv(self) -> str:
-        """One line a row, raw integers; a column each for the MACs and the parameters of every component."""
-        from .render import to_csv
-
-        return to_csv(self)
-
-    def to_markdown(self) -> str:
-        """A table in GitHub's Markdown."""
-        from .render import to_markdown
-
-        return to_markdown(self)
-
-    def to_latex(self) -> str:
-        """A ``tabular`` in the style of the booktabs package."""
-        from .render import to_latex
-
-        return to_latex(self)
-
-    def __str__(self) -> str:
-        from .render import to_text
-
-        return to_text(self)
-
-    def _repr_html_(self) -> str:
-        from .render import to_html
-
-        return to_html(self)
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.rows)} rows, {len(self.counted)} of them counted>"

@@ -4,69 +4,94 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, product
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import DiffmeterError, InputError
+from diffmeter.errors import InputError, one_line, whole_number
 from diffmeter.models.sources import source_of
+from diffmeter.profile import ComputeProfile
 
 from .rows import Case, Comparison, Row
 
 if TYPE_CHECKING:
-    from diffmeter.metering.recording.dry_run import ModelDryRuns
+    from diffusers import DiffusionPipeline
+
+    from diffmeter.metering.recording.recorder import Observation
+
+    Model = str | os.PathLike[str] | DiffusionPipeline | ComputeProfile | Observation
 
 logger = logging.getLogger(__name__)
 
-Model = str | os.PathLike[str]
+Progress = Callable[[Case], None]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One thing to compare, under the name that its rows carry."""
+
+    name: str
+    model: Any
 
 
 def compare(
-    models: Iterable[Model],
+    models: Iterable[Model] | Mapping[str, Model],
     *,
     height: int | None = None,
     width: int | None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
-    batch: int = 1,
-    token_count: int | None = None,
-    progress: Callable[[Case], None] | None = None,
+    batch: int | None = None,
+    num_frames: int | None = None,
+    tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
-    """What the same generation costs with different models: one row a model.
+    """What the same generation costs with different models: one row each, compared with the first.
+
+    >>> compare({"SD 1.5": "sd15", "ours": pipe, "ours, cached": run.profile}, steps=30)
 
     Args:
-        models: catalogue ids or aliases, hub ids, or local folders; no weights are read.
-        height, width: pixels; None: each model's default. One given alone makes square pictures.
+        models: each an id or alias of the catalog, a hub id, a local folder, a loaded pipeline, a profile or an
+            observation, or the path of a saved profile (``.json``, ``.png``); no weights are read. A mapping gives the
+            names that the rows carry.
+        height, width: pixels; None: each model's default. One given alone makes square images.
         steps, guidance_scale: None: each model's default.
-        batch: pictures made in one call.
-        token_count: number of tokens that a prompt is taken to have.
+        batch: images or videos made in one call; None: one.
+        num_frames: of a video; None: each model's default.
+        tokens: number of tokens that a prompt is taken to have, for models that are named.
         progress: called with each case before it is counted.
 
-    A model that cannot do its case has a row that says why, and the others are counted.
+    A profile is taken as it is: options do not change it. A model that cannot do its case has a row that says why, and
+    the others are counted.
 
     Raises:
         InputError: no model is given, or a number is below 1.
     """
     height, width = _square(height, width)
-    listed = _listed(models)
-    cases = [Case(model, height, width, steps, guidance_scale, batch) for model in listed]
-    return run_cases(cases, token_count, progress)
+    cases = [
+        (subject, Case(_id_of(subject.model), height, width, steps, guidance_scale, batch, num_frames))
+        for subject in _subjects(models)
+    ]
+    return Comparison(run_cases(cases, tokens, progress))
 
 
 def sweep(
-    models: Model | Iterable[Model],
+    models: Model | Iterable[Model] | Mapping[str, Model],
     *,
     heights: Sequence[int] | None = None,
     widths: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
     batches: Sequence[int] | None = None,
     guidance_scale: float | None = None,
-    token_count: int | None = None,
-    progress: Callable[[Case], None] | None = None,
+    num_frames: int | None = None,
+    tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """What models cost at every combination of size, batch and steps: one row each, steps varying fastest.
 
-    ``heights`` alone makes square pictures; with ``widths`` they are taken in pairs, and one of either holds for all
+    ``heights`` alone makes square images; with ``widths`` they are taken in pairs, and one of either holds for all
     of the other. The rest is as in :func:`compare`. Steps and batches cost next to nothing to ask for: a component's
     call is counted once for each of its signatures.
 
@@ -75,77 +100,112 @@ def sweep(
     """
     sizes = _sizes(heights, widths)
     cases = [
-        Case(model, height, width, count, guidance_scale, batch)
-        for model, (height, width), batch, count in product(_listed(models), sizes, batches or (1,), steps or (None,))
+        (subject, Case(_id_of(subject.model), height, width, count, guidance_scale, batch, num_frames))
+        for subject, (height, width), batch, count in product(
+            _subjects(models), sizes, batches or (None,), steps or (None,)
+        )
     ]
-    return run_cases(cases, token_count, progress)
+    return Comparison(run_cases(cases, tokens, progress), relation="growth")
 
 
 def run_cases(
-    cases: Iterable[Case], token_count: int | None = None, progress: Callable[[Case], None] | None = None
-) -> Comparison:
+    cases: Iterable[tuple[_Subject, Case]], tokens: int | None = None, progress: Progress | None = None
+) -> list[Row]:
     """Count cases in order; neighboring ones of the same model share its pipeline and its counts.
 
     Raises:
-        InputError: ``token_count`` is below 1.
+        InputError: ``tokens`` is below 1.
     """
-    if token_count is not None and token_count < 1:
-        raise InputError(f"The number of tokens must be at least 1, not {token_count}.")
+    if tokens is not None:
+        whole_number(tokens, "The number of tokens")
     rows: list[Row] = []
-    for model, of_model in groupby(cases, key=lambda case: case.model):
-        rows.extend(_rows_of(model, list(of_model), token_count, progress))
-    return Comparison(rows)
+    for _, of_model in groupby(cases, key=lambda pair: id(pair[0])):
+        listed = list(of_model)
+        rows.extend(_rows_of(listed[0][0], [case for _, case in listed], tokens, progress))
+    return rows
 
 
-def _rows_of(
-    model: str, cases: list[Case], token_count: int | None, progress: Callable[[Case], None] | None
-) -> list[Row]:
-    from diffmeter.metering.recording.dry_run import ModelDryRuns
-
-    name = source_of(model).label
+def _rows_of(subject: _Subject, cases: list[Case], tokens: int | None, progress: Progress | None) -> list[Row]:
     rows: list[Row] = []
-    runs: ModelDryRuns | None = None
+    count: Callable[[Case], ComputeProfile] | None = None
     unusable: str | None = None
     for case in cases:
         if progress is not None:
             progress(case)
-        if unusable is None:
-            try:
-                # Built at the first case, so that progress is shown before the wait.
-                runs = runs or ModelDryRuns(model, token_count=token_count)
-            except Exception as error:
-                unusable = _reason(error)
-        if runs is None:
-            rows.append(Row.failed(case, name, unusable or ""))
-            continue
+        logger.info("counting %s: %s", subject.name, case)
         try:
-            profile = runs.dry_run(
-                height=case.height,
-                width=case.width,
-                steps=case.steps,
-                guidance_scale=case.guidance_scale,
-                batch=case.batch,
-            )
+            if unusable is None and count is None:
+                try:
+                    # Built at the first case, so that progress is shown before the wait.
+                    count = _counter_of(subject.model, tokens)
+                except Exception as error:
+                    unusable = _reason(error)
+            profile = None if count is None else count(case)
         except Exception as error:
-            rows.append(Row.failed(case, name, _reason(error)))
+            rows.append(Row(case, subject.name, error=_reason(error)))
         else:
-            rows.append(Row.of(case, name, profile))
+            rows.append(Row(case, subject.name, profile, unusable))
     return rows
+
+
+def _counter_of(model: Any, tokens: int | None) -> Callable[[Case], ComputeProfile]:
+    """What gives the profile of a case, made once for all cases of a model."""
+    if isinstance(model, ComputeProfile):
+        return lambda case: model
+    if isinstance(getattr(model, "profile", None), ComputeProfile):  # an observation
+        return lambda case: model.profile
+    if _is_saved_profile(model):
+        profile = ComputeProfile.load(model)
+        return lambda case: profile
+    if isinstance(model, (str, os.PathLike)):
+        from diffmeter.metering.recording.dry_run import ModelDryRuns
+
+        runs = ModelDryRuns(model, token_count=tokens)
+        return lambda case: runs.dry_run(**case.options)
+    from diffmeter.metering.recording.dry_run import dry_run
+
+    return lambda case: dry_run(model, **case.options)
+
+
+def _is_saved_profile(model: Any) -> bool:
+    return (
+        isinstance(model, (str, os.PathLike))
+        and Path(model).suffix.lower() in (".json", ".png")
+        and Path(model).is_file()
+    )
 
 
 def _reason(error: Exception) -> str:
     """One line for a row. What diffmeter itself says is a sentence; anything else is named by its class as well."""
-    if not isinstance(error, DiffmeterError):
-        logger.debug("a case failed", exc_info=error)
-    text = " ".join(str(error).split())
-    return text if isinstance(error, DiffmeterError) and text else f"{type(error).__name__}: {text}"
+    logger.debug("a case failed", exc_info=error)
+    return one_line(error, with_type=True)
 
 
-def _listed(models: Model | Iterable[Model]) -> list[str]:
-    listed = [os.fspath(models)] if isinstance(models, (str, os.PathLike)) else [os.fspath(m) for m in models]
-    if not listed:
+def _subjects(models: Any) -> list[_Subject]:
+    if isinstance(models, Mapping):
+        subjects = [_Subject(str(name), model) for name, model in models.items()]
+    else:
+        listed = models if isinstance(models, Iterable) and not isinstance(models, str) else [models]
+        subjects = [_Subject(_short_name(model), model) for model in listed]
+    if not subjects:
         raise InputError("Name at least one model.")
-    return listed
+    return subjects
+
+
+def _id_of(model: Any) -> str:
+    """What stands for a model in JSON."""
+    if isinstance(model, (str, os.PathLike)):
+        return os.fspath(model)
+    profile = model if isinstance(model, ComputeProfile) else None
+    if profile is None and isinstance(getattr(model, "profile", None), ComputeProfile):
+        profile = model.profile
+    return type(model).__name__ if profile is None else profile.conditions.model_id or profile.conditions.pipeline
+
+
+def _short_name(model: Any) -> str:
+    if not isinstance(model, (str, os.PathLike)):
+        return _id_of(model)
+    return Path(model).stem if _is_saved_profile(model) else source_of(model).label
 
 
 def _square(height: int | None, width: int | None) -> tuple[int | None, int | None]:

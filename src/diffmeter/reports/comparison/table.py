@@ -1,0 +1,174 @@
+"""A comparison as a table: one row a case. What holds for every row stands in the title, what differs is a column."""
+
+from __future__ import annotations
+
+from diffmeter.profile import CONVENTIONS, checked_convention, checked_per
+from diffmeter.reports.conditions import CONDITION_COLUMNS, conditions_of, sentence
+from diffmeter.reports.profile_tables import CONVENTION_NAMES, PER_NAMES, bound
+from diffmeter.reports.tables import Column, Kind, Table, Value
+from diffmeter.reports.tables import Row as Line
+
+from .rows import Comparison, Row
+
+_RELATIONS = {
+    "speedup": (Column("speedup", "Speedup", Kind.RATIO, 1), "speedup: the first row's MACs divided by these"),
+    "growth": (Column("growth", "Growth", Kind.RATIO, 1), "growth: these MACs divided by the first row's"),
+}
+
+
+def comparison_table(comparison: Comparison, convention: str | None = None, per: str | None = None) -> Table:
+    """One row a case, in a convention and per a unit of work.
+
+    Args:
+        convention: ``total`` (the default convention), ``products`` or ``paper``.
+        per: ``image``, ``step`` or ``forward``; None shows the whole generation, and its steps beside it.
+
+    Raises:
+        InputError: another convention or unit of work.
+    """
+    used = checked_convention(convention)
+    checked_per(per)
+    given = [_conditions(row) for row in comparison]
+    same, differing = _same(comparison, given)
+    relation, explained = _RELATIONS[comparison.relation]
+    timed = any(row.seconds is not None for row in comparison)
+    columns = [
+        *(column for column in _CONDITIONS if column.key == "model" or column.key in differing),
+        Column("params", "Params", Kind.PARAMS, 1),
+        *([Column("macs_per_step", "Per step", Kind.MACS, 2)] if per is None else []),
+        Column("macs", "Total" if per is None else f"Per {per}", Kind.MACS),
+        *([Column("flops", "Total", Kind.FLOPS, 7)] if per is None else []),
+        Column("attention", "Attention", Kind.PERCENT, 6),
+        relation,
+        *([Column("seconds", "Time", Kind.SECONDS, 2), _TIME_SPEEDUP] if timed else []),
+        *(_component_columns(comparison) if per is None else []),
+    ]
+    shown = {column.key for column in columns}
+    title = ", ".join(text for text in (_count(comparison), sentence(same)) if text)
+    return Table(
+        columns=columns,
+        rows=[Line(_cells(row, cells, used, per), _note(row)) for row, cells in zip(comparison, given, strict=True)],
+        title=title,
+        warning=_warning(comparison),
+        notes=[f"MACs: {_meaning(used, per)}; params: the denoiser's; {explained}."],
+        more=[column for column in _raw_columns(comparison) if column.key not in shown],
+    )
+
+
+_CONDITIONS = (
+    CONDITION_COLUMNS[0],
+    CONDITION_COLUMNS[1],
+    Column("works_at", "Works at", Kind.TEXT, 3),
+    *CONDITION_COLUMNS[2:],
+)
+_TIME_SPEEDUP = Column("time_speedup", "Speedup in time", Kind.RATIO, 2)
+
+
+def _meaning(convention: str, per: str | None) -> str:
+    of = "of the whole generation" if per is None else PER_NAMES[per]
+    return f"{of}, {CONVENTION_NAMES[convention]}"
+
+
+def _count(comparison: Comparison) -> str:
+    models = len({row.name for row in comparison})
+    return f"{models} model{'' if models == 1 else 's'}" if models != 1 else comparison[0].name
+
+
+def _warning(comparison: Comparison) -> str | None:
+    names = [row.name for row in comparison.counted if not row.complete]
+    if not names:
+        return None
+    return (
+        f"INCOMPLETE: not everything was counted of {', '.join(dict.fromkeys(names))}; those totals are lower bounds."
+    )
+
+
+def _conditions(row: Row) -> dict[str, Value]:
+    """The conditions of a row by the keys of its columns; of one without numbers, what was asked for."""
+    if row.profile is not None:
+        given = conditions_of(row.profile)
+        if row.width and row.height:
+            size, works_at = f"{row.width} x {row.height}", given.get("size")
+            given |= {"size": size} | ({"works_at": works_at} if works_at not in (None, size) else {})
+    else:
+        asked = {
+            "size": f"{row.width} x {row.height}" if row.width and row.height else None,
+            "steps": row.steps,
+            "guidance": row.guidance_scale,
+            "batch": row.batch,
+        }
+        given = {key: value for key, value in asked.items() if value is not None}
+    if row.batch is not None:
+        given["batch"] = row.batch
+    return {**given, "model": row.name}
+
+
+def _same(comparison: Comparison, given: list[dict[str, Value]]) -> tuple[dict[str, Value], set[str]]:
+    """Conditions that hold for every row that was counted, and the keys of those that differ."""
+    counted = [cells for row, cells in zip(comparison, given, strict=True) if row.profile is not None] or given
+    keys = dict.fromkeys(key for cells in counted for key in cells if key != "model")
+    same = {
+        key: counted[0][key] for key in keys if all(cells.get(key, ...) == counted[0].get(key) for cells in counted)
+    }
+    differing = {key for key in keys if key not in same}
+    if all(cells.get("steps_run") == cells.get("steps") for cells in counted):
+        differing.discard("steps_run")  # then it says nothing that the steps do not say
+    return same, differing
+
+
+def _component_columns(comparison: Comparison) -> list[Column]:
+    """MACs of every component that some row called."""
+    called = [
+        n for n in comparison.component_names if any(n in r.components and r.components[n].calls for r in comparison)
+    ]
+    return [Column(f"macs.{name}", name, Kind.MACS, 10) for name in called]
+
+
+def _raw_columns(comparison: Comparison) -> list[Column]:
+    """What only CSV files and ``--columns`` show."""
+    names = comparison.component_names
+    return [
+        *_CONDITIONS,
+        Column("macs_per_step", "MACs per step", Kind.MACS),
+        Column("flops", "FLOPs", Kind.FLOPS),
+        *(Column(key, key, Kind.MACS) for key in CONVENTIONS.values()),
+        Column("pipeline_params", "Pipeline params", Kind.PARAMS),
+        *(column for column, _ in _RELATIONS.values()),
+        Column("seconds", "Time", Kind.SECONDS),
+        _TIME_SPEEDUP,
+        Column("id", "Id"),
+        *_component_columns(comparison),
+        *(Column(f"params.{name}", f"{name} params", Kind.PARAMS) for name in names),
+    ]
+
+
+def _cells(row: Row, conditions: dict[str, Value], convention: str, per: str | None) -> dict[str, Value]:
+    cells: dict[str, Value] = {**conditions, "id": row.case.model}
+    profile = row.profile
+    if profile is None:
+        return cells
+    macs = row.macs(convention, per)
+    cells |= {
+        "params": row.params,
+        "pipeline_params": row.pipeline_params,
+        "macs": bound(macs, row.complete),
+        "macs_per_step": bound(row.macs(convention, "step"), row.complete),
+        "flops": bound(None if macs is None else 2 * macs, row.complete),
+        **{key: bound(row.macs(name), row.complete) for name, key in CONVENTIONS.items()},
+    }
+    for name, component in row.components.items():
+        cells[f"params.{name}"] = component.params
+        if component.calls:
+            cells[f"macs.{name}"] = bound(getattr(component, CONVENTIONS[convention]), profile.is_counted(name))
+    known = {
+        "attention": row.attention_share,
+        "speedup": row.speedup(convention, per),
+        "growth": row.growth(convention, per),
+        "seconds": row.seconds,
+        "time_speedup": row.time_speedup,
+    }
+    return cells | {key: value for key, value in known.items() if value is not None}
+
+
+def _note(row: Row) -> str | None:
+    return None if row.error is None else f"not counted: {row.error}"
