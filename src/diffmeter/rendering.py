@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from diffmeter.errors import InputError
 
@@ -21,7 +21,7 @@ Option = str | int | Sequence[str] | None
 class HasDict(Protocol):
     """Whatever gives itself as a JSON value."""
 
-    def to_dict(self) -> Any:
+    def to_dict(self) -> object:
         """The JSON value."""
 
 

@@ -54,7 +54,7 @@ def test_a_folder_tells_its_runs(
 ) -> None:
     assert call(monkeypatch, made.parent) == 0
     shown = capsys.readouterr().out
-    assert made.name in shown and "1 images, 0 failed" in shown and "\x1b[31m" not in shown
+    assert made.name in shown and "1 image, 0 failed" in shown and "\x1b[31m" not in shown
     assert call(monkeypatch, made.parent, "--json") == 0
     assert json.loads(capsys.readouterr().out)["runs"][0]["image"] == made.name
 

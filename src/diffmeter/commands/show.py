@@ -122,7 +122,8 @@ def _show_folder(path: Path, form: Form) -> None:
 
 def _planned(path: Path) -> int | None:
     """The number of generations that a batch in this folder was to make, if it says so."""
-    from diffmeter.storage.files import StorageError, read_json
+    from diffmeter.errors import StorageError
+    from diffmeter.storage.files import read_json
     from diffmeter.storage.run_folder import MANIFEST
 
     try:
@@ -143,8 +144,9 @@ def _folder_table(folder: RunFolder, runs: list[dict[str, Any]]) -> Table:
     macs = list(_numbers(runs, "compute_profile", "total_macs"))
     seconds = list(_numbers(runs, "inference_time_seconds"))
     of = f" of {planned} planned" if planned is not None else ""
-    total = f"{format_count(int(sum(macs)), 'MACs')} in {format_seconds(sum(seconds))}"
     incomplete = sum((record.get("compute_profile") or {}).get("complete") is False for record in runs)
+    bound = ">= " if incomplete else ""
+    total = f"{bound}{format_count(int(sum(macs)), 'MACs')} in {format_seconds(sum(seconds))}"
     return Table(
         columns=[
             Column("image", "Image"),
@@ -163,7 +165,7 @@ def _folder_table(folder: RunFolder, runs: list[dict[str, Any]]) -> Table:
         warning=f"INCOMPLETE: {incomplete} of the images were not fully counted; their MACs are lower bounds."
         if incomplete
         else None,
-        notes=[f"{done} images{of}, {len(runs) - done} failed; {'>= ' if incomplete else ''}{total}"],
+        notes=[f"{done} image{'' if done == 1 else 's'}{of}, {len(runs) - done} failed; {total}"],
     )
 
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 #: conditions in the order in which they are named, as columns of a table
 CONDITION_COLUMNS = (
     Column("model", "Model"),
-    Column("size", "Size", Kind.TEXT, 3),
-    Column("frames", "Frames", Kind.INTEGER, 3),
-    Column("steps", "Steps", Kind.INTEGER, 2),
-    Column("steps_run", "Steps run", Kind.INTEGER, 4),
-    Column("guidance", "Guidance", Kind.NUMBER, 5),
-    Column("batch", "Batch", Kind.INTEGER, 4),
+    Column("size", "Size", Kind.TEXT, 1),
+    Column("frames", "Frames", Kind.INTEGER, 1),
+    Column("steps", "Steps", Kind.INTEGER, 1),
+    Column("steps_run", "Steps run", Kind.INTEGER, 6),
+    Column("guidance", "Guidance", Kind.NUMBER, 6),
+    Column("batch", "Batch", Kind.INTEGER, 1),
     Column("scheduler", "Scheduler", Kind.TEXT, 8),
     Column("dtype", "Dtype", Kind.TEXT, 7),
 )

@@ -44,6 +44,7 @@ def draw(table: Table, width: int | None) -> RenderableType:
     room = full_width(table) if width is None else width
     shown, left_out = fitting(table.columns, room, least)
     if least(shown) > room:
+        shown = list(table.columns)
         parts += _blocks(table, room)
     else:
         parts.append(_grid(table, _assigned(shown, widths, room)))
@@ -51,7 +52,7 @@ def draw(table: Table, width: int | None) -> RenderableType:
             names = ", ".join(column.key for column in left_out)
             whole = least(table.columns)
             parts.append(Text(f"No room at {room} columns for: {names} (--columns chooses; {whole} show all)."))
-    parts += [Text(remark) for remark in table.remarks()]
+    parts += [Text(remark) for remark in table.remarks(shown)]
     return Group(*parts)
 
 
@@ -110,8 +111,8 @@ def _line(table: Table, row: Row, widths: dict[Column, int]) -> list[Text]:
     return [Text(wrapped(cell, width) if column.is_text else cell) for column, cell, width in cells]
 
 
-# Where a name may be broken: behind a separator, and before a capital letter that begins a word.
-_BREAKS = re.compile(r"(?<=[-/_.\s])|(?<=[A-Za-z0-9])(?=[A-Z][a-z])")
+# Where a name may be broken: behind a separator, and before a capital letter that begins a word; never in a figure.
+_BREAKS = re.compile(r"(?<=[-/_\s])|(?<=\.)(?=[A-Za-z])|(?<=[A-Za-z0-9])(?=[A-Z][a-z])")
 
 
 def wrapped(text: str, width: int) -> str:

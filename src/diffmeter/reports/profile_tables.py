@@ -134,7 +134,7 @@ def warning_of(profile: ComputeProfile) -> str | None:
     """The first line of an incomplete profile."""
     if profile.complete:
         return None
-    return "INCOMPLETE: not everything was counted, so every total is a lower bound. What is missing stands below."
+    return "INCOMPLETE: not everything was counted, so every total is a lower bound."
 
 
 def gaps(profile: ComputeProfile) -> list[str]:

@@ -35,8 +35,8 @@ def table_of(result: Any, columns: str | None = None, sort: str | None = None, *
 
 def _maker(result: Any) -> Callable[..., Table]:
     """What makes the table of a result: its own ``table``, or the function that :data:`TABLES` names for its class."""
-    own = getattr(result, "table", None)
-    if callable(own):
+    own: Callable[..., Table] | None = getattr(result, "table", None)
+    if own is not None:
         return own
     path = next((TABLES[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in TABLES), None)
     if path is None:

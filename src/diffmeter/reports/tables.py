@@ -69,12 +69,14 @@ class Column:
         head: its title for people, without the unit.
         kind: how its values are shown.
         rank: how soon it is left out where there is no room: 0 never, otherwise the highest first.
+        meaning: what its numbers are, said below the table if it is shown.
     """
 
     key: str
     head: str
     kind: Kind = Kind.TEXT
     rank: int = 0
+    meaning: str = ""
 
     @property
     def is_text(self) -> bool:
@@ -197,10 +199,13 @@ class Table:
         value = value.value if isinstance(value, AtLeast) else value
         return None if isinstance(value, str) else value
 
-    def remarks(self) -> list[str]:
-        """Everything that stands below: notes of rows, facts, sentences."""
+    def remarks(self, shown: Sequence[Column] | None = None) -> list[str]:
+        """Everything that stands below: notes of rows, facts, sentences, and what the columns shown mean."""
         notes = [f"{self.cell(row, self.columns[0])}: {row.note}" for row in self.rows if row.note]
-        return [printable(text) for text in (*notes, *(f"{n}: {value}" for n, value in self.facts), *self.notes)]
+        columns = self.columns if shown is None else shown
+        meanings = "; ".join(f"{column.head}: {column.meaning}" for column in columns if column.meaning)
+        texts = (*notes, *(f"{name}: {value}" for name, value in self.facts), *self.notes)
+        return [printable(text) for text in (*texts, *([meanings + "."] if meanings else []))]
 
     # forms
 
@@ -279,19 +284,22 @@ class Table:
         from .layout import fitting
 
         shown, left_out = fitting(self.columns, _COLUMN_POINTS, self._points)
-        comments = ["needs \\usepackage{booktabs}", *([self.warning] if self.warning else [])]
+        comments = [self.warning] if self.warning else []
         if left_out:
             comments.append(f"left out, since a column has no room: {', '.join(c.key for c in left_out)}")
         title = " ".join(text for text in (self.warning, self.title) if text) if caption is None else caption
         sides = "".join("l" if column.is_text else "r" for column in shown)
+        too_wide = self._points(shown) > _COLUMN_POINTS  # chosen columns are kept, and the table is scaled
+        opening, closing = (r"\resizebox{\columnwidth}{!}{%" + "\n", "}") if too_wide else ("", "")
+        packages = "booktabs,graphicx" if too_wide else "booktabs"
         body = [
-            *(f"% {_one_line(text)}" for text in comments),
+            *(f"% {_one_line(text)}" for text in (f"needs \\usepackage{{{packages}}}", *comments)),
             r"\begin{table}[t]",
             r"\centering\small",
             rf"\setlength{{\tabcolsep}}{{{_PADDING_POINTS}pt}}",
             *([rf"\caption{{{escape_latex(title)}}}"] if title else []),
             *([rf"\label{{{_checked_label(label)}}}"] if label else []),
-            rf"\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
+            rf"{opening}\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
             r"\toprule",
             *(_latex_line(line) for line in _stacked([self._latex_head(column) for column in shown])),
             r"\midrule",
@@ -300,7 +308,8 @@ class Table:
         if self.total is not None:
             total = self.total
             body += [r"\midrule", _latex_line(self._latex_cell(total, column) for column in shown)]
-        body += [r"\bottomrule", r"\end{tabular}", r"\end{table}", *(f"% {_one_line(t)}" for t in self.remarks())]
+        body += [r"\bottomrule", r"\end{tabular}" + closing, r"\end{table}"]
+        body += [f"% {_one_line(text)}" for text in self.remarks(shown)]
         return "\n".join(body) + "\n"
 
     def _latex_head(self, column: Column) -> list[str]:

@@ -40,7 +40,7 @@ class Case:
     num_frames: int | None = None
 
     @property
-    def options(self) -> dict[str, int | float]:
+    def options(self) -> dict[str, Any]:
         """What was asked for, by the names of :func:`~diffmeter.dry_run`."""
         names = ("height", "width", "steps", "guidance_scale", "batch", "num_frames")
         return {name: value for name in names if (value := getattr(self, name)) is not None}

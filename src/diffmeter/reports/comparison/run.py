@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffmeter.errors import InputError, one_line, whole_number
 from diffmeter.models.sources import source_of
@@ -19,9 +19,9 @@ from .rows import Case, Comparison, Row
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from diffmeter.metering.recording.recorder import Observation
+    from diffmeter.metering.recording.observe import Observation
 
-    Model = str | os.PathLike[str] | DiffusionPipeline | ComputeProfile | Observation
+    Model: TypeAlias = str | os.PathLike[str] | DiffusionPipeline | ComputeProfile | Observation
 
 logger = logging.getLogger(__name__)
 

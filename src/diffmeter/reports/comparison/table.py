@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffmeter.profile import CONVENTIONS, checked_convention, checked_per
 from diffmeter.reports.conditions import CONDITION_COLUMNS, conditions_of, sentence
 from diffmeter.reports.profile_tables import CONVENTION_NAMES, PER_NAMES, bound
@@ -11,8 +13,8 @@ from diffmeter.reports.tables import Row as Line
 from .rows import Comparison, Row
 
 _RELATIONS = {
-    "speedup": (Column("speedup", "Speedup", Kind.RATIO, 1), "speedup: the first row's MACs divided by these"),
-    "growth": (Column("growth", "Growth", Kind.RATIO, 1), "growth: these MACs divided by the first row's"),
+    "speedup": Column("speedup", "Speedup", Kind.RATIO, 3, "the first row's MACs divided by these"),
+    "growth": Column("growth", "Growth", Kind.RATIO, 3, "these MACs divided by the first row's"),
 }
 
 
@@ -30,17 +32,16 @@ def comparison_table(comparison: Comparison, convention: str | None = None, per:
     checked_per(per)
     given = [_conditions(row) for row in comparison]
     same, differing = _same(comparison, given)
-    relation, explained = _RELATIONS[comparison.relation]
     timed = any(row.seconds is not None for row in comparison)
     columns = [
-        *(column for column in _CONDITIONS if column.key == "model" or column.key in differing),
-        Column("params", "Params", Kind.PARAMS, 1),
-        *([Column("macs_per_step", "Per step", Kind.MACS, 2)] if per is None else []),
-        Column("macs", "Total" if per is None else f"Per {per}", Kind.MACS),
+        *_condition_columns(comparison, differing, per),
+        Column("params", "Params", Kind.PARAMS, 2, "of the denoiser"),
+        *([Column("macs_per_step", "Per step", Kind.MACS, 4)] if per is None else []),
+        Column("macs", "Total" if per is None else f"Per {per}", Kind.MACS, 0, f"MACs {_meaning(used, per)}"),
         *([Column("flops", "Total", Kind.FLOPS, 7)] if per is None else []),
-        Column("attention", "Attention", Kind.PERCENT, 6),
-        relation,
-        *([Column("seconds", "Time", Kind.SECONDS, 2), _TIME_SPEEDUP] if timed else []),
+        Column("attention", "Attention", Kind.PERCENT, 6, "products of two activations in all products"),
+        _RELATIONS[comparison.relation],
+        *([Column("seconds", "Time", Kind.SECONDS, 5), _TIME_SPEEDUP] if timed else []),
         *(_component_columns(comparison) if per is None else []),
     ]
     shown = {column.key for column in columns}
@@ -50,7 +51,6 @@ def comparison_table(comparison: Comparison, convention: str | None = None, per:
         rows=[Line(_cells(row, cells, used, per), _note(row)) for row, cells in zip(comparison, given, strict=True)],
         title=title,
         warning=_warning(comparison),
-        notes=[f"MACs: {_meaning(used, per)}; params: the denoiser's; {explained}."],
         more=[column for column in _raw_columns(comparison) if column.key not in shown],
     )
 
@@ -58,10 +58,29 @@ def comparison_table(comparison: Comparison, convention: str | None = None, per:
 _CONDITIONS = (
     CONDITION_COLUMNS[0],
     CONDITION_COLUMNS[1],
-    Column("works_at", "Works at", Kind.TEXT, 3),
+    Column("works_at", "Works at", Kind.TEXT, 1),
     *CONDITION_COLUMNS[2:],
 )
-_TIME_SPEEDUP = Column("time_speedup", "Speedup in time", Kind.RATIO, 2)
+_TIME_SPEEDUP = Column("time_speedup", "Speedup in time", Kind.RATIO, 5, "the first row's seconds divided by these")
+
+
+#: conditions that change nothing about one forward, or one step
+_WITHOUT_MEANING = {
+    "forward": {"steps", "steps_run", "guidance", "batch", "scheduler"},
+    "step": {"steps", "steps_run"},
+}
+
+
+def _condition_columns(comparison: Comparison, differing: set[str], per: str | None) -> list[Column]:
+    """The conditions that differ. What tells two rows of one name apart is never left out."""
+    named_once = len({row.name for row in comparison}) == len(comparison)
+    columns = []
+    for column in _CONDITIONS:
+        if column.key in _WITHOUT_MEANING.get(per or "", ()):
+            columns.append(replace(column, rank=9))
+        else:
+            columns.append(column if named_once or column.rank > 1 else replace(column, rank=0))
+    return [column for column in columns if column.key == "model" or column.key in differing]
 
 
 def _meaning(convention: str, per: str | None) -> str:
@@ -133,7 +152,7 @@ def _raw_columns(comparison: Comparison) -> list[Column]:
         Column("flops", "FLOPs", Kind.FLOPS),
         *(Column(key, key, Kind.MACS) for key in CONVENTIONS.values()),
         Column("pipeline_params", "Pipeline params", Kind.PARAMS),
-        *(column for column, _ in _RELATIONS.values()),
+        *_RELATIONS.values(),
         Column("seconds", "Time", Kind.SECONDS),
         _TIME_SPEEDUP,
         Column("id", "Id"),
