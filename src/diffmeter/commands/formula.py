@@ -11,27 +11,45 @@ import typer
 
 from diffmeter.errors import DiffmeterError, InputError
 
+from . import _options
+
 if TYPE_CHECKING:
     from diffmeter.formulas.evaluate import Formula
 
+EXAMPLES = [
+    "diffmeter formula sd15",
+    "diffmeter formula sdxl --component unet --format latex",
+]
 FORMATS = ("text", "latex", "json", "javascript", "python")
 QUANTITIES = ("matmul_macs", "matmul_macs_without_attention", "total_macs")
 
 
 def run(
     model: Annotated[
-        str, typer.Argument(help="Catalog id or alias, hub id, local folder, or a formula's .json file.")
+        str,
+        typer.Argument(
+            help="Id or alias of the catalog, id on the hub, local folder, or a formula's .json file.",
+            autocompletion=_options.complete_model,
+        ),
     ],
     output_format: Annotated[str, typer.Option("--format", "-f", help=f"{', '.join(FORMATS)}.")] = "text",
-    component: Annotated[str | None, typer.Option(help="Only this component, in text and LaTeX.")] = None,
-    quantity: Annotated[str, typer.Option(help=f"{', '.join(QUANTITIES)}; for LaTeX.")] = "matmul_macs",
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale of the case to show.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Scheduler, where the formula knows others.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Also write the formula to this .json file.")] = None,
+    as_json: _options.AsJson = False,
+    component: Annotated[
+        str | None, typer.Option("--component", help="Only this component, in text and LaTeX.")
+    ] = None,
+    quantity: Annotated[str, typer.Option("--quantity", help=f"{', '.join(QUANTITIES)}; for LaTeX.")] = "matmul_macs",
+    guidance: _options.Guidance = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Scheduler, where the formula knows others.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="Also write the formula to this .json file.")] = None,
     derive: Annotated[bool, typer.Option("--derive", help="Derive it anew from dry runs; takes minutes.")] = False,
-    verify: Annotated[int, typer.Option(help="Compare it with so many dry runs at random settings.", min=0)] = 0,
+    verify: Annotated[
+        int, typer.Option("--verify", help="Compare it with so many dry runs at random settings.", min=0)
+    ] = 0,
 ) -> None:
     """Show what a generation costs as a polynomial, where it holds, and what follows from it."""
+    output_format = "json" if as_json else output_format
     if output_format not in FORMATS:
         raise InputError(f"--format {output_format!r} is not known: use {', '.join(FORMATS)}.")
     if quantity not in QUANTITIES:
