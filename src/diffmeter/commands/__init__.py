@@ -11,6 +11,7 @@ from __future__ import annotations
 COMMANDS: tuple[str, ...] = (
     "generate",
     "profile",
+    "count",
     "compare",
     "sweep",
     "diff",

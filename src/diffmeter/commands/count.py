@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from . import _options
+from ._console import TABLE, Answer, Form, progress
+
+if TYPE_CHECKING:
+    from diffmeter.profile import ComputeProfile
+    from diffmeter.reports.tables import Table
+
+EXAMPLES = [
+    "diffmeter count ./my-pruned-unet --in sd15",
+    "diffmeter count someone/their-vae --height 1024 --json",
+]
 
 
 def run(
@@ -16,36 +26,63 @@ def run(
     family: Annotated[
         str | None, typer.Option("--in", help="Model whose pipeline calls it; by default one that takes the like.")
     ] = None,
-    height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of inference steps.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", "--guidance-scale", help="Guidance scale.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images or videos made by one call.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only the component as a JSON object.")] = False,
+    height: _options.Height = None,
+    width: _options.Width = None,
+    steps: _options.Steps = None,
+    guidance: _options.Guidance = None,
+    batch: _options.Batch = None,
+    columns: _options.Columns = None,
+    sort: _options.Sort = None,
+    output_format: _options.Format = TABLE,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Show what one component costs in a generation: a pruned UNet, another autoencoder, a new transformer."""
-    from diffmeter.metering.recording.dry_run import profile_component
-
+    form = Form.of(output_format, as_json, columns=columns, sort=sort)
     call = {"height": height, "width": width, "steps": steps, "guidance_scale": guidance, "batch": batch}
-    name, profile = profile_component(component, family, **call)
-    found = profile.components[name]
-    conditions = profile.conditions
-    if as_json:
-        data = profile.to_dict()
-        json.dump(
-            {"component": name, **data["components"][name], "conditions": data["conditions"]}, sys.stdout, indent=2
-        )
-        print()
-        return
-    from diffmeter.units import format_count, format_params
+    with progress(f"Counting {component} without its weights"):
+        from diffmeter.metering.recording.dry_run import profile_component
 
-    origin = conditions.origin or {}
-    typer.echo(f"{found.class_name} as the {name} of {origin.get('family')}")
-    typer.echo(f"  Parameters:           {format_params(found.params)}")
-    for each in found.calls:
-        macs, products = format_count(each.total_macs, "MACs"), format_count(each.matmul_macs, "MACs")
-        typer.echo(f"  One {each.method} of batch {each.batch}: {macs}, {products} of products, {each.count} times")
-    typer.echo(f"  In one generation:    {format_count(found.total_macs, 'MACs')}")
-    typer.echo(f"  Size, steps:          {conditions.width} x {conditions.height}, {conditions.num_inference_steps}")
-    missing = [str(e.get("reason") or e.get("op")) for e in profile.uncounted if e.get("component") == name]
-    typer.echo(f"  Complete:             {'no: ' + '; '.join(missing) if missing else 'yes'}")
+        name, profile = profile_component(component, family, **call)
+    data = profile.to_dict()
+    value = {"component": name, **data["components"][name], "conditions": data["conditions"]}
+    form.write(Answer(value, lambda: _table(name, profile)))
+
+
+def _table(name: str, profile: ComputeProfile) -> Table:
+    """One row a kind of call, and their sum."""
+    from diffmeter.reports.conditions import conditions_of, sentence
+    from diffmeter.reports.profile_tables import bound, gaps
+    from diffmeter.reports.tables import Column, Kind, Row, Table
+    from diffmeter.units import format_params
+
+    part, counted = profile.components[name], profile.is_counted(name)
+    origin = profile.conditions.origin or {}
+    missing = [gap for gap in gaps(profile) if gap.startswith((f"{name}:", f"{name}."))]
+    return Table(
+        columns=[
+            Column("method", "Call"),
+            Column("batch", "Batch", Kind.INTEGER, 3),
+            Column("calls", "Calls", Kind.INTEGER, 1),
+            Column("macs", "MACs of one", Kind.MACS),
+            Column("products", "Products of one", Kind.MACS, 2),
+            Column("total", "Total", Kind.MACS, 1),
+        ],
+        rows=[
+            Row(
+                {
+                    "method": call.method,
+                    "batch": call.batch,
+                    "calls": call.count,
+                    "macs": bound(call.total_macs, counted),
+                    "products": bound(call.matmul_macs, counted),
+                    "total": bound(call.times("total_macs"), counted),
+                }
+            )
+            for call in part.calls
+        ],
+        total=Row({"method": "total", "calls": part.call_count, "total": bound(part.total_macs, counted)}),
+        title=f"{part.class_name} as the {name} of {origin.get('family') or profile.conditions.pipeline}: "
+        f"{sentence(conditions_of(profile))}",
+        warning=None if counted else "INCOMPLETE: not everything was counted, so every total is a lower bound.",
+        facts=[("Parameters", format_params(part.params)), *(("Not counted", gap) for gap in missing)],
+    )
