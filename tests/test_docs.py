@@ -105,3 +105,13 @@ def test_the_validation_page_is_what_its_script_writes() -> None:
     script = [sys.executable, str(ROOT / "benchmarks" / "validate.py"), "--check"]
     ran = subprocess.run(script, capture_output=True, text=True, timeout=600, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+def test_python_blocks_of_the_models_page_run() -> None:
+    script = "\n".join(blocks(ROOT / "docs" / "MODELS.md", "python"))
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    # 8 heads do not matter: 3 projections and the output's, 77 x 512 x 512 each, and the two attention products.
+    assert ran.stdout.splitlines()[0] == str(4 * 77 * 512 * 512 + 2 * 77 * 77 * 512)
