@@ -20,7 +20,7 @@ from diffmeter.units import format_count, format_params, format_seconds
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 CONVENTION = (
     "total_macs: thop's rules for modules plus B*H*N*M*D + B*H*N*M + B*H*N*M*Dv for each scaled-dot-product "
     "attention call. matmul_macs: convolutions, linear layers, matrix products and both attention products, from "
@@ -146,7 +146,13 @@ class ComponentProfile:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions a profile holds."""
+    """Under which conditions a profile holds.
+
+    Attributes:
+        batch: images or videos that one call of the pipeline made.
+        denoiser_batch: of the denoiser's first call, guidance included: 2 for one guided image.
+        stand_ins: what stood in for arguments that a dry run was not given, in words, by argument.
+    """
 
     pipeline: str
     kind: str
@@ -156,11 +162,13 @@ class Conditions:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     batch: int | None = None
+    denoiser_batch: int | None = None
     scheduler: str | None = None
     dtype: str | None = None
     attention_backend: str | None = None
     device: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    stand_ins: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     scope: str = "every call of every component"
     #: of a single file of weights: its name and stored bytes, what it holds, and what was taken from elsewhere
@@ -238,9 +246,19 @@ class ComputeProfile(Rendered):
         return 2 * self.total_macs
 
     @property
-    def total_params(self) -> int:
+    def pipeline_params(self) -> int:
         """Parameters of all components."""
         return sum(c.params for c in self.components.values())
+
+    @property
+    def denoiser_params(self) -> int:
+        """Parameters of the components that are called at each step."""
+        return sum(self.components[name].params for name in self.denoisers)
+
+    @property
+    def total_params(self) -> int:
+        """What the key of this name has always meant: ``denoiser_params``, or the pipeline's if it has no denoiser."""
+        return self.denoiser_params or self.pipeline_params
 
     @property
     def complete(self) -> bool:
@@ -380,8 +398,6 @@ class ComputeProfile(Rendered):
 
     def to_dict(self) -> dict[str, Any]:
         """The ``compute_profile`` object: every promised key, and everything needed to read it back."""
-        denoiser_params = sum(self.components[name].params for name in self.denoisers)
-        params = denoiser_params or self.total_params
         per_step = self.macs_per_step
         flops_per_step = self.flops_per_step
         bound = "" if self.complete else ">= "  # what is shown of an incomplete profile never looks finished
@@ -389,8 +405,8 @@ class ComputeProfile(Rendered):
             "schema_version": SCHEMA_VERSION,
             "enabled": True,
             "model_component": " + ".join(self.denoisers) or None,
-            "total_params": params,
-            "params_str": format_params(params),
+            "total_params": self.total_params,
+            "params_str": format_params(self.total_params),
             "flops_per_step": flops_per_step,
             "flops_per_step_str": bound + format_count(flops_per_step, "FLOPs"),
             "macs_per_step": per_step,
@@ -409,7 +425,8 @@ class ComputeProfile(Rendered):
             "throughput_tflops": self.throughput_tflops,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "latent_shape": None if self.latent_shape is None else list(self.latent_shape),
-            "pipeline_params": self.total_params,
+            "pipeline_params": self.pipeline_params,
+            "denoiser_params": self.denoiser_params,
             "convention": CONVENTION,
             "complete": self.complete,
             "uncounted": [dict(entry) for entry in self.uncounted],
@@ -445,7 +462,7 @@ class ComputeProfile(Rendered):
         return cls(
             components={name: _component_from_dict(name, c) for name, c in data["components"].items()},
             denoisers=tuple(data["denoisers"]),
-            conditions=_from(Conditions, data["conditions"]),
+            conditions=_conditions_from_dict(data["conditions"], str(data["schema_version"])),
             steps_run=data["steps_run"],
             generations=data["generations"],
             uncounted=tuple(dict(entry) for entry in data["uncounted"]),
@@ -596,6 +613,25 @@ def _common(first: Conditions, second: Conditions) -> Conditions:
 
 def _renamed(entries: Iterable[dict[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{**entry, "component": names.get(entry["component"], entry["component"])} for entry in entries]
+
+
+def images_asked(arguments: Mapping[str, Any]) -> int | None:
+    """Images or videos that a call with these arguments makes, where they tell: prompts times images for each."""
+    each = next((arguments[name] for name in _PER_INPUT if isinstance(arguments.get(name), int)), None)
+    inputs = next((arguments[name] for name in ("prompt", "class_labels") if arguments.get(name) is not None), None)
+    if inputs is None:
+        return None
+    return (len(inputs) if isinstance(inputs, list) else 1) * (1 if each is None else each)
+
+
+_PER_INPUT = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt", "num_designs_per_prompt")
+
+
+def _conditions_from_dict(data: Mapping[str, Any], version: str) -> Conditions:
+    if version == "1.0":  # there, "batch" was the denoiser's
+        data = {**data, "batch": images_asked(data["arguments"]), "denoiser_batch": data["batch"]}
+    found: Conditions = _from(Conditions, data)
+    return found
 
 
 def disabled_profile(reason: str) -> dict[str, Any]:

@@ -11,19 +11,19 @@ DENOISERS = ("unet", "transformer", "prior", "decoder")
 _NO_DENOISERS = ("encoder", "tokenizer", "vae", "vqvae", "vqgan", "safety_checker", "vocoder", "feature_extractor")
 
 
-def denoisers(before_steps: Mapping[str, int], calls: Mapping[str, int]) -> tuple[str, ...]:
-    """The components that are called at each step, in the order of ``calls``.
+def denoisers(before_steps: Mapping[str, int], work: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """The components that are called at each step, in the order of ``work``.
 
     Args:
         before_steps: how often each component was the last one called before a scheduler's step.
-        calls: how often each component was called, for pipelines whose scheduler is their own.
+        work: how often each component was called, and its MACs: they decide where a pipeline's scheduler is its own.
     """
-    stepped = tuple(name for name in calls if before_steps.get(name) and may_denoise(name))
+    stepped = tuple(name for name in work if before_steps.get(name) and may_denoise(name))
     if stepped or before_steps:
         return stepped
-    called = [name for name, count in calls.items() if count and may_denoise(name)]
+    called = [name for name, (calls, _) in work.items() if calls and may_denoise(name)]
     named = [name for name in called if last_name(name) in DENOISERS]
-    return (max(named or called, key=lambda name: calls[name]),) if called else ()
+    return (max(named or called, key=lambda name: work[name]),) if called else ()
 
 
 def may_denoise(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,6 +170,38 @@ class StandIns:
         config = getattr(getattr(self.pipe, "unet", None), "config", None)
         length = getattr(config, "encoder_hid_dim", None)
         return length if isinstance(length, int) else None
+
+
+def takes_images(call: PipelineCall) -> bool:
+    """Whether a call takes an image or a video."""
+    return any(_kind(name) is not None for name in call.parameters)
+
+
+def give_token_count(pipelines: Iterable[Any], count: int) -> None:
+    """Put tokenizers that find so many tokens in every prompt in the place of those of some pipelines.
+
+    Raises:
+        InputError: they have none.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    from diffmeter.models.tokenizers import make_standin_tokenizer
+
+    found = False
+    for pipeline in pipelines:
+        for name, value in list(vars(pipeline).items()):
+            if isinstance(value, PreTrainedTokenizerBase):
+                encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+                settings = {**value.init_kwargs, "model_max_length": value.model_max_length}
+                vars(pipeline)[name] = make_standin_tokenizer(
+                    type(value).__name__,
+                    settings,
+                    encoder_config=getattr(encoder, "config", None),
+                    token_count=count,
+                )
+                found = True
+    if not found:
+        raise InputError(f"tokens={count}: the pipeline has no tokenizer that could be told a number of tokens.")
 
 
 def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -9,13 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffmeter.metering.counters.kinds import Kind, kind_of
+from diffmeter.metering.pipelines import roles
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
 from diffmeter.models.adapters import active_adapters
 from diffmeter.models.blueprint import origin_of
-from diffmeter.profile import CallProfile, ComponentProfile, ComputeProfile, Conditions, TimelineEntry
+from diffmeter.profile import (
+    CallProfile,
+    ComponentProfile,
+    ComputeProfile,
+    Conditions,
+    TimelineEntry,
+    images_asked,
+)
 
-from .calls import CallRecord, DirectProducts, Recording
+from .calls import CallRecord, DirectProducts, Generation, Recording
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,13 @@ def versions() -> dict[str, str]:
 
 
 def build_profile(
-    recording: Recording, facts: PipelineFacts, kind: str, model_id: str | None = None
+    recording: Recording,
+    facts: PipelineFacts,
+    kind: str,
+    model_id: str | None = None,
+    stand_ins: Mapping[str, str] | None = None,
 ) -> ComputeProfile:
-    """Put a finished recording, whose calls are counted, together."""
+    """Put a finished recording, whose calls are counted, together; ``stand_ins`` stood in for arguments."""
     entries: dict[str, list[_Entry]] = {name: [] for name in facts.component_order}
     timeline = []
     for record in recording.calls:
@@ -136,7 +148,9 @@ def build_profile(
         class_name, params, dtype = facts.components.get(name, unlisted)
         components[name] = ComponentProfile(name, class_name, params, tuple(e.call() for e in listed), dtype)
 
-    denoisers = _denoisers(recording, components)
+    denoisers = roles.denoisers(
+        recording.last_before_step, {c.name: (c.call_count, c.total_macs or 0) for c in components.values()}
+    )
     generations = max(len(recording.generations), 1)
     steps_run = _steps_run(recording, denoisers)
     finished = [g for g in recording.generations if kind == "observed"]
@@ -150,12 +164,14 @@ def build_profile(
         width=input_shape[-1] if input_shape and len(input_shape) >= 4 else arguments.get("width"),
         num_inference_steps=_requested_steps(recording, steps_run),
         guidance_scale=_first_number(arguments, ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")),
-        batch=_batch(recording.calls, denoisers),
+        batch=_images(recording.generations),
+        denoiser_batch=_denoiser_batch(components, denoisers),
         scheduler=facts.scheduler,
         dtype=facts.dtype,
         attention_backend=facts.attention_backend,
         device=facts.device,
         arguments=arguments,
+        stand_ins=dict(stand_ins or {}),
         versions=versions(),
         origin=facts.origin,
         adapters=facts.adapters,
@@ -218,11 +234,10 @@ class _Entry:
             return _direct_call(self.direct)
         record, count = self.record, self.record.count
         shapes = _named_shapes(record)
-        first = next(iter(shapes.values()), (None, None))[0]
         return CallProfile(
             method=record.method,
             count=self.count,
-            batch=first[0] if first else None,
+            batch=roles.batch_of((name, shape) for name, (shape, _) in shapes.items()),
             shapes={name: list(shape) for name, (shape, _) in shapes.items()},
             dtypes={name: dtype for name, (_, dtype) in shapes.items()},
             matmul_macs=None if count is None else count.matmul_macs,
@@ -287,18 +302,6 @@ def _named_shapes(record: CallRecord) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def _denoisers(recording: Recording, components: Mapping[str, ComponentProfile]) -> tuple[str, ...]:
-    """The components called last before scheduler steps; without a scheduler, the one called most."""
-    if recording.last_before_step:
-        return tuple(name for name in components if recording.last_before_step.get(name))
-    called = [c for c in components.values() if c.calls]
-    named = [c for c in called if c.name.split(".")[-1] in ("unet", "transformer", "prior", "decoder")]
-    candidates = named or called
-    if not candidates:
-        return ()
-    return (max(candidates, key=lambda c: (c.call_count, c.total_macs or 0)).name,)
-
-
 def _steps_run(recording: Recording, denoisers: tuple[str, ...]) -> int | None:
     total = 0
     for index, generation in enumerate(recording.generations):
@@ -328,13 +331,17 @@ def _first_number(arguments: Mapping[str, Any], names: tuple[str, ...]) -> float
     return None
 
 
-def _batch(calls: list[CallRecord], denoisers: tuple[str, ...]) -> int | None:
+def _denoiser_batch(components: Mapping[str, ComponentProfile], denoisers: tuple[str, ...]) -> int | None:
     """Batch of the denoiser's first call, guidance included."""
-    for record in calls:
-        if record.component in denoisers and record.arguments.tensors:
-            shape = record.arguments.tensors[0].shape
-            return shape[0] if shape else None
-    return None
+    calls = [call for name in denoisers for call in components[name].calls]
+    return next((call.batch for call in calls if call.batch is not None), None)
+
+
+def _images(generations: list[Generation]) -> int | None:
+    """Images or videos that the first generation made: as many as were asked for, or as came back."""
+    if not generations:
+        return None
+    return images_asked(generations[0].arguments) or generations[0].images
 
 
 def _image_shapes(

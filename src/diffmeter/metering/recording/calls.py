@@ -65,6 +65,7 @@ class Generation:
         pipeline_class: name of the pipeline's class.
         arguments: of the call, defaults included, as far as they are plain values.
         steps: scheduler steps that it made.
+        images: images or videos that it returned; None where that cannot be told.
         seconds: wall-clock time; of an unfinished generation, 0.
     """
 
@@ -72,6 +73,7 @@ class Generation:
     pipeline_class: str
     arguments: dict[str, Any]
     steps: int = 0
+    images: int | None = None
     seconds: float = 0.0
     finished: bool = False
 

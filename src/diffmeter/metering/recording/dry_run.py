@@ -7,43 +7,36 @@ pipeline of the same class is run, whose components answer as the originals and 
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import time
-import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from diffmeter.compat import uncompiled
-from diffmeter.errors import CountError, DiffmeterError, InputError, whole_number
-from diffmeter.metering.counters.live import OutsideCalls
-from diffmeter.metering.pipelines.call import call_of
+from diffmeter.errors import DiffmeterError, InputError, one_line, whole_number
+from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
-from diffmeter.metering.pipelines.stand_ins import StandIns
-from diffmeter.metering.twins.argument_mutations import hand_back
-from diffmeter.metering.twins.building import build_twin
-from diffmeter.metering.twins.counts import TwinCounts
-from diffmeter.metering.twins.replay import READS, random_state_kept
+from diffmeter.metering.pipelines.stand_ins import StandIns, give_token_count, takes_images
+from diffmeter.metering.twins.replay import random_state_kept
 from diffmeter.metering.twins.user_state import user_state_kept
-from diffmeter.metering.watching.nested import leaves
-from diffmeter.metering.watching.signature import iter_tensors, map_leaves
-from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
-from diffmeter.metering.watching.trust import judge
+from diffmeter.metering.watching.signature import map_leaves
+from diffmeter.metering.watching.snapshot import WriteWatch
 from diffmeter.models.adapters import Changes
-from diffmeter.models.sources import source_of
+from diffmeter.models.sources import build_pipeline_without_weights, source_of
 from diffmeter.models.tokenizers import longer_texts, stand_ins_of
 from diffmeter.profile import ComputeProfile
 
-from .assemble import PipelineFacts, build_profile, describe_pipeline
-from .calls import CallRecord, Note, Recording
-from .recorder import Proceed, Recorder
+from .assemble import PipelineFacts, build_profile
+from .calls import Recording
+from .host_tensors import placeholder
+from .recorder import Recorder
+from .stand_in_calls import KnownCounts, StandInCalls
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +79,7 @@ def dry_run(
         return runs.dry_run(image_size=image_size, **call_arguments)
     if dtype is not None:
         raise InputError(f"dtype={dtype} is for a model that is named; the pipeline given has its own.")
-    return run_dry(pipe_or_model_id, call_arguments)
+    return run_dry(pipe_or_model_id, call_arguments, options=DryRunOptions(image_size=image_size, tokens=count))
 
 
 def _token_count(tokens: int | None, token_count: int | None) -> int | None:
@@ -152,6 +145,11 @@ class ModelDryRuns:
     """Dry runs of one model, which is built once: a signature that one run counted is not counted again in the next.
 
     Arguments and exceptions are those of :func:`dry_run` and :func:`profile_model`.
+
+    Attributes:
+        source: what the model's name means.
+        pipe: the pipeline that is run, on the meta device.
+        call: how its call is asked.
     """
 
     def __init__(
@@ -168,8 +166,6 @@ class ModelDryRuns:
     ) -> None:
         if token_count is not None:
             token_count = whole_number(token_count, "the number of tokens")
-        from diffmeter.models.sources import build_pipeline_without_weights
-
         self.source = source_of(model)
         self.pipe = pipe or build_pipeline_without_weights(
             model, token_count=token_count, dtype=dtype, revision=revision, variant=variant, config=config
@@ -186,7 +182,7 @@ class ModelDryRuns:
             tokenizer.estimated_lengths.clear()
         rehearsal = self.rehearse(image_size=image_size, **call_arguments)
         lengths = sorted(set().union(*(tokenizer.estimated_lengths for tokenizer in tokenizers)))
-        profile = build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=self.source.name)
+        profile = rehearsal.profile(self.source.name)
         if not lengths:
             return profile
         # The model's own tokenizer is not here. Whether that matters shows when the texts are taken to be longer.
@@ -199,10 +195,28 @@ class ModelDryRuns:
 
     def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> Rehearsal:
         """The dry run that :meth:`dry_run` makes a profile of."""
-        given = with_both_sides(self.call.arguments({n: v for n, v in call_arguments.items() if v is not None}))
-        stand_ins = StandIns.of(self.pipe, self.call, given, image_size)
-        arguments = stand_ins.with_published(stand_ins.with_prompt(given))
-        return rehearse(self.pipe, arguments, owned=True, known=self._known)
+        given = with_both_sides({name: value for name, value in call_arguments.items() if value is not None})
+        options = DryRunOptions(owned=True, known=self._known, image_size=image_size)
+        return rehearse(self.pipe, given, call=self.call, options=options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRunOptions:
+    """How a pipeline is run dry.
+
+    Attributes:
+        owned: whether its meta components may themselves serve as twins.
+        known: what earlier dry runs of the same owned pipeline counted; gets what this one counts.
+        image_size, tokens: as in :func:`dry_run`.
+    """
+
+    owned: bool = False
+    known: KnownCounts | None = None
+    image_size: int | tuple[int, int] | None = None
+    tokens: int | None = None
+
+
+_DEFAULT = DryRunOptions()
 
 
 def _signatures(rehearsal: Rehearsal) -> list[tuple[str, str, Any]]:
@@ -213,43 +227,91 @@ def run_dry(
     pipe: Any,
     call_arguments: Mapping[str, Any],
     *,
-    owned: bool = False,
     model_id: str | None = None,
-    known: KnownCounts | None = None,
+    call: PipelineCall | None = None,
+    options: DryRunOptions = _DEFAULT,
 ) -> ComputeProfile:
-    """:func:`dry_run` of a pipeline; ``owned`` says that its meta components may themselves serve as twins.
-
-    ``known`` holds what earlier dry runs of the same owned pipeline counted, and gets what this one counts.
-    """
-    rehearsal = rehearse(pipe, call_arguments, owned=owned, known=known)
-    return build_profile(rehearsal.recording, rehearsal.facts, kind="dry_run", model_id=model_id)
+    """:func:`dry_run` of a pipeline; ``call`` says how it is asked, where more is known than its class."""
+    return rehearse(pipe, call_arguments, call=call, options=options).profile(model_id)
 
 
 def rehearse(
-    pipe: Any, call_arguments: Mapping[str, Any], *, owned: bool = False, known: KnownCounts | None = None
+    pipe: Any,
+    call_arguments: Mapping[str, Any],
+    *,
+    call: PipelineCall | None = None,
+    options: DryRunOptions = _DEFAULT,
 ) -> Rehearsal:
     """Let a pipeline's own Python run around stand-ins, and keep what its components were called with.
+
+    Where it cannot do without an image or video that it was not given, it is run again with one that stands in.
 
     Raises:
         InputError: the pipeline does not accept the arguments.
         DiffmeterError: it stopped midway, or called none of its components.
     """
-    carrier = StandInCalls(pipe, owned=owned, known=known)
-    recording, name = carrier.recording, carrier.facts.pipeline
-    recorder = Recorder(parts_of(carrier.pipe), carrier, recording)
-    arguments = _stand_in_arguments(carrier.pipe, call_arguments)
-    started = time.perf_counter()
-    own_code = (*carrier.own_code, *filter(callable, leaves(arguments)))
-    with user_state_kept(*own_code), _quiet(), random_state_kept(), WriteWatch(), recorder.watching():
+    call = call or call_of(pipe)
+    sides = {name: call_arguments[name] for name in ("height", "width") if call_arguments.get(name) is not None}
+    if sides and not call.understands("height") and options.image_size is None and takes_images(call):
+        # What it makes has the size of the image that it is given, or one that follows from it.
+        call_arguments = {name: value for name, value in call_arguments.items() if name not in sides}
+        size = with_both_sides({name: whole_number(side, f"the {name}") for name, side in sides.items()})
+        wanted = size["width"], size["height"]
+        found = rehearse(pipe, call_arguments, call=call, options=replace(options, image_size=wanted))
+        _check_made(found, wanted)
+        return found
+    given = call.arguments(call_arguments)
+    stand_ins = StandIns.of(pipe, call, given, options.image_size)
+    arguments = stand_ins.with_required(stand_ins.with_published(stand_ins.with_prompt(given)))
+    more = stand_ins.fuller(arguments)
+    if options.image_size is not None:
+        arguments = next(more, arguments)
+    while True:
         try:
-            carrier.pipe(**arguments)
+            return _rehearse_once(pipe, arguments, stand_ins.notes, options)
+        except DiffmeterError:
+            fuller = next(more, None)
+            if fuller is None:
+                raise
+            arguments = fuller
+
+
+def _check_made(rehearsal: Rehearsal, wanted: tuple[int, int]) -> None:
+    """Refuse an image's size that is not the size of what was made, where only the latter was asked for."""
+    made = rehearsal.profile().conditions
+    if made.height and made.width and (made.width, made.height) != wanted:
+        raise InputError(
+            f"{made.pipeline} makes {made.width} x {made.height} pixels of an image of {wanted[0]} x {wanted[1]}: "
+            f"give image_size, the size of what it gets, in place of height and width."
+        )
+
+
+def _rehearse_once(
+    pipe: Any, arguments: Mapping[str, Any], stand_ins: Mapping[str, str], options: DryRunOptions
+) -> Rehearsal:
+    carrier = StandInCalls(pipe, owned=options.owned, known=options.known)
+    recording, name = carrier.recording, carrier.facts.pipeline
+    parts = parts_of(carrier.pipe)
+    if options.tokens is not None:
+        give_token_count(parts.pipelines, options.tokens)
+    recorder = Recorder(parts, carrier, recording)
+    copied = map_leaves(dict(arguments), torch.Tensor, lambda t: placeholder(t) if t.is_meta else t.cpu())
+    copied = carrier.bound(map_leaves(copied, torch.Generator, _copied_generator))
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        for held in (_quiet(), random_state_kept(), user_state_kept(*carrier.own_code), WriteWatch()):
+            stack.enter_context(held)
+        stack.enter_context(carrier.original_untouched())
+        stack.enter_context(recorder.watching())
+        try:
+            carrier.pipe(**copied)
         except DiffmeterError:
             raise
         except Exception as error:
             if recording.calls or not isinstance(error, (ValueError, TypeError)):
                 where = f" after {recording.calls[-1].component}" if recording.calls else ""
                 raise DiffmeterError(
-                    f"The dry run of {name} stopped{where}: {type(error).__name__}: {error}"
+                    f"The dry run of {name} stopped{where}: {one_line(error, with_type=True)}"
                 ) from error
             raise InputError(f"{name} does not accept these arguments: {error}") from error
         finally:
@@ -257,16 +319,35 @@ def rehearse(
     recording.count_seconds = time.perf_counter() - started
     if recording.empty:
         raise DiffmeterError(f"{name} called none of its components in the dry run.")
-    return Rehearsal(recording=recording, facts=carrier.facts, components=recorder.parts.components)
+    return Rehearsal(recording=recording, facts=carrier.facts, components=parts.components, stand_ins=dict(stand_ins))
+
+
+def _copied_generator(generator: torch.Generator) -> torch.Generator:
+    copied = torch.Generator("cpu")
+    if generator.device.type == "cpu":
+        copied.set_state(generator.get_state())
+    return copied
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Rehearsal:
-    """What a dry run left behind: the calls, what is known of the pipeline, the stand-ins of its components."""
+    """What a dry run left behind.
+
+    Attributes:
+        recording: the calls.
+        facts: what is known of the pipeline.
+        components: the stand-ins of its components.
+        stand_ins: what stood in for arguments that were not given, in words, by argument.
+    """
 
     recording: Recording
     facts: PipelineFacts
     components: dict[str, nn.Module]
+    stand_ins: dict[str, str]
+
+    def profile(self, model_id: str | None = None) -> ComputeProfile:
+        """What it cost."""
+        return build_profile(self.recording, self.facts, kind="dry_run", model_id=model_id, stand_ins=self.stand_ins)
 
 
 @contextlib.contextmanager
@@ -285,330 +366,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for library, level in zip(libraries, levels, strict=True):
             library.setLevel(level)
-
-
-class KnownCounts:
-    """What dry runs of one owned pipeline counted so far, for its next dry run.
-
-    Counts are handed on only while the twin is, part by part, what it was when they were made.
-    """
-
-    def __init__(self) -> None:
-        self._by_component: dict[str, tuple[TwinCounts, ModuleSnapshot]] = {}
-
-    def of(self, name: str, twin: nn.Module) -> tuple[TwinCounts, ModuleSnapshot] | None:
-        """The counts of a component and the structure that they hold for, if its twin still has that structure."""
-        found = self._by_component.get(name)
-        if found is None or found[0].twin is not twin or found[0].stateful:
-            return None
-        return found if found[1]._equals(ModuleSnapshot(twin)) else None
-
-    def keep(self, name: str, counts: TwinCounts, picture: ModuleSnapshot) -> None:
-        """Hand on the counts of a component."""
-        self._by_component[name] = (counts, picture)
-
-
-class StandInCalls:
-    """Carries calls out on twins: nothing heavy is computed, and each call is counted as it is made.
-
-    Attributes:
-        pipe: the stand-in of the pipeline, around the twins.
-        facts: what is known of the original.
-        recording: where the calls are noted.
-        own_code: functions and classes of the user that components run.
-    """
-
-    watches_steps = True  # a scheduler's arithmetic runs on tensors whose values may mean nothing
-
-    def __init__(self, pipe: Any, *, owned: bool = False, known: KnownCounts | None = None) -> None:
-        original = parts_of(pipe)
-        self.facts = describe_pipeline(pipe, original)
-        self.recording = Recording()
-        self._known = known
-        self._counts: dict[str, TwinCounts] = {}
-        self._pictures: dict[str, ModuleSnapshot] = {}
-        self._unknowable: dict[str, str] = {}
-        self._doubts: list[Note] = []
-        self.own_code: list[Any] = []
-        stand_ins: dict[int, Any] = {}
-        for name, module in original.components.items():
-            stand_ins[id(module)] = self._stand_in(name, uncompiled(module), owned)
-        self.pipe = _stand_in_pipeline(pipe, stand_ins)
-        for name, module in original.components.items():
-            _bring_back_cache(self._counts[name], uncompiled(module), stand_ins)
-
-    def between_calls(self, busy: Callable[[], bool], found: Callable[[str, int | None], None]) -> OutsideCalls:
-        """See :class:`~.recorder.Carrier`."""
-        return HostTensors(busy, found, self._doubt)
-
-    def generation_over(self) -> None:
-        """See :class:`~.recorder.Carrier`."""
-
-    def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
-        structure = ModuleSnapshot(module)
-        judgement = judge(structure)
-        if owned and judgement.altered is None and all(p.is_meta for p in module.parameters()):
-            twin = module
-        else:
-            try:
-                twin = build_twin(structure)
-            except Exception as error:
-                raise DiffmeterError(f"No stand-in for {name} could be made: {error}") from error
-        cached = getattr(module, "_cache_config", None) is not None
-        stateful = cached or judgement.foreign is not None
-        self.own_code += judgement.own_code
-        if judgement.altered is not None and not cached:
-            self._unknowable[name] = f"{judgement.altered}: what it does to the work shows only in a real run"
-        twin.__class__ = _on_cpu(type(twin))
-        known = None if self._known is None else self._known.of(name, twin)
-        if known is None:
-            self._counts[name] = TwinCounts(twin, stateful=stateful)
-        else:
-            self._counts[name], self._pictures[name] = known
-        return twin
-
-    def remember(self) -> None:
-        """Hand what was counted on to the next dry run."""
-        if self._known is not None:
-            for name, picture in self._pictures.items():
-                self._known.keep(name, self._counts[name], picture)
-
-    def call(
-        self, record: CallRecord, target: nn.Module, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """See :class:`~.recorder.Carrier`."""
-        for doubt in self._doubts:
-            self.recording.note(*doubt)
-        self._doubts.clear()
-        name = record.component
-        try:
-            counted = self._current_counts(name, target).get(record.method, record.arguments, proceed)
-        except CountError as error:
-            raise DiffmeterError(f"{name} cannot be run without its values: {error}") from error
-        if name in self._unknowable:
-            record.failure = self._unknowable[name]
-        else:
-            record.take(counted)
-        if counted.assumed and _holds_numbers(counted.output):
-            self._doubt(f"{record.method} returned a number that only a real run knows")
-        hand_back(counted.written, args, kwargs, _as_pipeline_sees_it)
-        output = _as_pipeline_sees_it(counted.output)
-        first = next(iter_tensors(output), None)
-        record.output_shape = None if first is None else tuple(first.shape)
-        return output
-
-    def _doubt(self, reason: str) -> None:
-        """The pipeline read a placeholder. It is a gap only if another component is called afterwards."""
-        calls = self.recording.calls
-        self._doubts.append(Note(calls[-1].component if calls else self.facts.pipeline, reason))
-
-    def _current_counts(self, name: str, twin: nn.Module) -> TwinCounts:
-        """The counts that hold for a stand-in as it is now: the pipeline may have changed it since the last call."""
-        picture = self._pictures.get(name)
-        if picture is None or not picture.same():
-            if picture is not None:
-                self._counts[name] = TwinCounts(twin, stateful=self._counts[name].stateful)
-            self._pictures[name] = ModuleSnapshot(twin)
-        return self._counts[name]
-
-
-class HostTensors(OutsideCalls):
-    """Keeps the pipeline's own code on small CPU tensors, also where it reads a weight or enters a submodule.
-
-    What a stand-in returned, and everything computed from it, has values that mean nothing: ``unknown`` is told when
-    the pipeline looks at one.
-    """
-
-    def __init__(
-        self, busy: Callable[[], bool], found: Callable[[str, int | None], None], unknown: Callable[[str], None]
-    ) -> None:
-        super().__init__(busy, found)
-        self._unknown = unknown
-
-    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if not any(map(_is_stand_in, _tensors((*args, *kwargs.values())))):
-            return self._run(func, args, kwargs)
-        if func in READS:
-            self._unknown("the pipeline looks at a value that only a real run knows")
-        out = self._run(func, args, kwargs)
-        for tensor in _tensors((out,)):
-            _mark(tensor)
-        if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
-            _mark(args[0])
-            if args[0]._base is not None:
-                _mark(args[0]._base)
-        return out
-
-    def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        device = kwargs.get("device")
-        if device is not None and torch.device(device).type == "meta":
-            kwargs = {**kwargs, "device": torch.device("cpu")}
-        if any(t.is_meta for t in _tensors(args)) or any(t.is_meta for t in _tensors(tuple(kwargs.values()))):
-            if kwargs.get("device") is not None:
-                kwargs = {**kwargs, "device": torch.device("meta")}
-            args = map_leaves(args, torch.Tensor, _as_meta)
-            kwargs = map_leaves(kwargs, torch.Tensor, _as_meta)
-            return map_leaves(func(*args, **kwargs), torch.Tensor, _zeros)
-        return func(*args, **kwargs)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return 0
-        return super().__torch_dispatch__(func, types, args, kwargs)
-
-
-def _tensors(values: tuple[Any, ...]) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (item for item in value if isinstance(item, torch.Tensor))
-
-
-def _as_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
-
-
-def _zeros(tensor: torch.Tensor) -> torch.Tensor:
-    """What a pipeline gets for a tensor that a twin returned."""
-    if tensor.is_meta:
-        return _mark(torch.zeros(tensor.shape, dtype=tensor.dtype))
-    return tensor.clone()
-
-
-def _as_pipeline_sees_it(value: Any) -> Any:
-    return map_leaves(value, torch.Tensor, _zeros)
-
-
-def _mark(tensor: torch.Tensor) -> torch.Tensor:
-    """Note that the values of a tensor mean nothing."""
-    tensor._diffmeter_stand_in = True  # type: ignore[attr-defined]
-    return tensor
-
-
-def _is_stand_in(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "_diffmeter_stand_in")
-
-
-def _holds_numbers(output: Any) -> bool:
-    """Whether there is a number among what a call returned that is no tensor.
-
-    A boolean is none: verdicts such as a safety checker's decide about pictures, not about work.
-    """
-    if isinstance(output, (int, float)):
-        return not isinstance(output, bool)
-    if isinstance(output, Mapping):
-        return any(map(_holds_numbers, output.values()))
-    return isinstance(output, (list, tuple)) and any(map(_holds_numbers, output))
-
-
-_on_cpu_classes: dict[type, type] = {}
-
-
-def _on_cpu(cls: type) -> type:
-    """A class whose instances say that they are on the CPU, where the dry run's tensors are."""
-    if not hasattr(cls, "device") or cls in _on_cpu_classes.values():
-        return cls
-    known = _on_cpu_classes.get(cls)
-    if known is None:
-        namespace = {
-            "device": property(lambda self: torch.device("cpu")),
-            "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,
-        }
-        known = _on_cpu_classes[cls] = type(cls)(cls.__name__, (cls,), namespace)
-    return known
-
-
-def _stand_in_pipeline(pipe: Any, stand_ins: dict[int, Any]) -> Any:
-    """A pipeline of the same class around the stand-ins; schedulers are copied, the rest is shared."""
-    known = stand_ins.get(id(pipe))
-    if known is not None:
-        return known
-    clone = object.__new__(type(pipe))
-    stand_ins[id(pipe)] = clone
-
-    def stand_in(value: Any) -> Any:
-        if id(value) in stand_ins:
-            return stand_ins[id(value)]
-        if isinstance(getattr(value, "components", None), Mapping) and callable(value):
-            return _stand_in_pipeline(value, stand_ins)
-        if callable(getattr(value, "step", None)) and hasattr(value, "config"):
-            stand_ins[id(value)] = copy.deepcopy(value)
-            return stand_ins[id(value)]
-        if callable(getattr(value, "postprocess_video", None)):
-            return _without_large_videos(value)
-        if type(value) in (list, tuple):
-            return type(value)(stand_in(item) for item in value)
-        if type(value) is dict:
-            return {name: stand_in(item) for name, item in value.items()}
-        return value
-
-    for name, value in vars(pipe).items():
-        clone.__dict__[name] = stand_in(value)
-    if "_all_hooks" in clone.__dict__:  # offloading belongs to the original
-        clone.__dict__["_all_hooks"] = []
-    clone.__dict__["_offload_device"] = None
-    clone.__dict__["_progress_bar_config"] = {"disable": True}
-    return clone
-
-
-#: elements above which a decoded video is not converted: its copies would take gigabytes, and nobody looks at zeros
-_VIDEO_LIMIT = 1 << 25
-
-
-def _without_large_videos(processor: Any) -> Any:
-    """A video processor that hands large videos back as they are."""
-    clone = copy.copy(processor)
-
-    def postprocess_video(video: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(video, torch.Tensor) and video.numel() > _VIDEO_LIMIT:
-            return video
-        return processor.postprocess_video(video, *args, **kwargs)
-
-    clone.postprocess_video = postprocess_video
-    return clone
-
-
-def _bring_back_cache(counts: TwinCounts, original: nn.Module, stand_ins: dict[int, Any]) -> None:
-    """Give a twin the step cache that its original has, with a state of its own."""
-    known = getattr(original, "_cache_config", None)
-    if known is None:
-        return
-    config = stand_ins[id(known)] = copy.copy(known)
-    for name, value in vars(config).items():
-        if isinstance(value, types.FunctionType) and value.__closure__:
-            setattr(config, name, _rebound(value, stand_ins))
-    counts.twin._cache_config = None  # type: ignore[assignment]
-    counts.twin.enable_cache(config)  # type: ignore[operator]
-
-
-def _rebound(function: types.FunctionType, stand_ins: dict[int, Any]) -> types.FunctionType:
-    """A function that sees the stand-ins where the original sees pipeline and components."""
-    cells = []
-    for cell in function.__closure__ or ():
-        try:
-            cells.append(types.CellType(stand_ins.get(id(cell.cell_contents), cell.cell_contents)))
-        except ValueError:  # an empty cell
-            cells.append(cell)
-    rebound = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
-    )
-    rebound.__kwdefaults__ = function.__kwdefaults__
-    return rebound
-
-
-def _stand_in_arguments(pipe: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the call: tensors on the CPU, generators copied, what is required and missing stood in for."""
-    call = call_of(pipe)
-    arguments = call.arguments(given)
-    arguments = map_leaves(arguments, torch.Tensor, lambda t: _zeros(t) if t.is_meta else t.cpu())
-    arguments = map_leaves(arguments, torch.Generator, _copied_generator)
-    return StandIns.of(pipe, call, arguments, None).with_required(arguments)
-
-
-def _copied_generator(generator: torch.Generator) -> torch.Generator:
-    copied = torch.Generator("cpu")
-    if generator.device.type == "cpu":
-        copied.set_state(generator.get_state())
-    return copied

@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from diffmeter.metering.counters.live import OutsideCalls, outermost_module, take_off
+from diffmeter.metering.pipelines.call import call_of
 from diffmeter.metering.pipelines.parts import Parts
+from diffmeter.metering.pipelines.roles import images_made
 from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.signature import freeze, iter_tensors
 
@@ -173,7 +175,7 @@ class Recorder:
         generation = Generation(
             number=len(generations),
             pipeline_class=type(pipe).__name__,
-            arguments=plain_arguments(pipe, args, kwargs),
+            arguments=call_of(pipe).plain(args, kwargs),
         )
         generations.append(generation)
         scope = scopes.Scope(block=self, recorder=self, generation=generation, within=self._between_calls)
@@ -181,7 +183,9 @@ class Recorder:
         start = time.perf_counter()
         try:
             with self._between_calls():
-                return proceed(*args, **kwargs)
+                output = proceed(*args, **kwargs)
+            generation.images = images_made(output)
+            return output
         finally:
             scopes.leave(scope)
             self.carrier.generation_over()
@@ -282,23 +286,3 @@ def _parameter_names(cls: Any, method: str) -> tuple[str, ...]:
         return tuple(inspect.signature(getattr(cls, method)).parameters)[1:]
     except (AttributeError, TypeError, ValueError):
         return ()
-
-
-def plain_arguments(pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a pipeline call by name, defaults included, as far as they are plain values."""
-    try:
-        bound = inspect.signature(type(pipe).__call__).bind(pipe, *args, **kwargs)
-        bound.apply_defaults()
-        named = dict(bound.arguments)
-    except (TypeError, ValueError):
-        named = dict(kwargs)
-    plain = (int, float, str, bool, type(None))
-    result: dict[str, Any] = {}
-    for name, value in named.items():
-        if name == "self":
-            continue
-        if isinstance(value, plain):
-            result[name] = value
-        elif isinstance(value, (list, tuple)) and all(isinstance(item, plain) for item in value):
-            result[name] = list(value)
-    return result
