@@ -105,9 +105,11 @@ class Rebinder:
         clone.__kwdefaults__ = self.bind(function.__kwdefaults__)
         clone.__module__, clone.__qualname__ = function.__module__, function.__qualname__
         clone.__dict__.update({name: self.bind(item) for name, item in vars(function).items()})
-        for cell, original in zip(cells, function.__closure__ or (), strict=True):
+        names_of_cells = function.__code__.co_freevars
+        for name, cell, original in zip(names_of_cells, cells, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # an empty cell
-                cell.cell_contents = self.bind(original.cell_contents)
+                held = original.cell_contents
+                cell.cell_contents = held if name == "__class__" else self.bind(held)  # super() looks from there
         if own:
             for name in _names_of(function.__code__) & function.__globals__.keys():
                 names[name] = self.bind(function.__globals__[name])
@@ -259,19 +261,19 @@ class Rebinder:
         if known is not None:
             return known[1]  # type: ignore[no-any-return]
         namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__slots__": ()}
+        # The bases' copies stand behind the class: there, ``super()`` in one of its methods finds them.
+        bases = [own for base in cls.__bases__ if (own := self._own_class(base)) is not base]
         try:
-            created = type(cls)(cls.__name__, (cls,), namespace)
+            created = type(cls)(cls.__name__, (cls, *bases), namespace)
         except TypeError:  # a class that allows no subclass
             return cls
         self._keep(cls, created)
-        for base in cls.__mro__:
-            for name, item in vars(base).items() if not of_library(base) else ():
-                if name in namespace or (name.startswith("__") and not isinstance(item, types.FunctionType)):
-                    continue
-                namespace[name] = None
-                changed = self._class_item(item)
-                if changed is not item:
-                    setattr(created, name, changed)
+        for name, item in list(vars(cls).items()):
+            if name.startswith("__") and not isinstance(item, types.FunctionType):
+                continue
+            changed = self._class_item(item)
+            if changed is not item:
+                setattr(created, name, changed)
         return created
 
     def _class_item(self, item: Any) -> Any:
