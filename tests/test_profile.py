@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -40,7 +41,7 @@ def test_sums_add_up(profile) -> None:
     assert profile.matmul_macs == sum(c.matmul_macs or 0 for c in profile.components.values())
     assert profile.total_macs == sum(c.total_macs or 0 for c in profile.components.values())
     assert profile.total_flops == 2 * profile.total_macs
-    assert profile.total_params == sum(c.params for c in profile.components.values())
+    assert profile.pipeline_params == sum(c.params for c in profile.components.values())
     assert profile.total_macs >= profile.matmul_macs >= profile.matmul_macs_without_attention > 0
     for c in profile.components.values():
         assert c.call_count == sum(call.count for call in c.calls)
@@ -121,3 +122,62 @@ def test_conditions_are_stated(profile) -> None:
         assert (conditions.height, conditions.width, conditions.num_inference_steps) == (32, 32, 2)
         assert (conditions.guidance_scale, conditions.batch, conditions.scheduler) == (5.0, 2, "DDIMScheduler")
         assert conditions.dtype == "float32"
+
+
+def test_one_name_is_one_number(profile) -> None:
+    """The same names in the dictionary and on the profile; ``total_params`` is the denoiser's, as it always was."""
+    data = profile.to_dict()
+    for name in ("total_params", "pipeline_params", "denoiser_params", "total_macs", "macs_per_step", "steps_run"):
+        assert data[name] == getattr(profile, name), name
+    denoisers = sum(profile.components[name].params for name in profile.denoisers)
+    assert data["denoiser_params"] == denoisers
+    assert data["total_params"] == (denoisers or data["pipeline_params"])
+
+
+def profile_of(pipe: Any, **arguments: Any) -> ComputeProfile:
+    with observe(pipe) as run:
+        pipe(**arguments)
+    assert dry_run(pipe, **arguments).conditions.batch == run.profile.conditions.batch
+    assert dry_run(pipe, **arguments).conditions.denoiser_batch == run.profile.conditions.denoiser_batch
+    return run.profile
+
+
+@pytest.mark.parametrize(
+    ("prompt", "each", "scale", "images", "denoiser"),
+    [("a", 1, 5.0, 1, 2), ("a", 3, 5.0, 3, 6), (["a", "b"], 2, 5.0, 4, 8), (["a", "b"], 2, 1.0, 4, 4)],
+)
+def test_batch_is_images_and_the_denoisers_stands_beside_it(prompt, each, scale, images, denoiser) -> None:
+    """Two prompts of two images are four; guidance doubles what the denoiser gets, and no image."""
+    case = ZOO["StableDiffusionPipeline"]
+    pipe = case.build()
+    given = {k: v for k, v in case.arguments(pipe).items() if "prompt" not in k}
+    given |= {"prompt": prompt, "num_images_per_prompt": each, "guidance_scale": scale, "num_inference_steps": 2}
+    conditions = profile_of(pipe, **given).conditions
+    assert (conditions.batch, conditions.denoiser_batch) == (images, denoiser)
+
+
+def test_a_list_of_tensors_is_a_batch() -> None:
+    """Z-Image's transformer takes one tensor of (channels, frames, height, width) for each image."""
+    case = ZOO["ZImagePipeline"]
+    pipe = case.build()
+    profile = profile_of(pipe, **{**case.arguments(pipe), "num_images_per_prompt": 2})
+    first = profile.components["transformer"].calls[0]
+    tensors = [name for name in first.shapes if name.split(".")[0] == next(iter(first.shapes)).split(".")[0]]
+    assert profile.conditions.batch == 2
+    assert first.batch == profile.conditions.denoiser_batch == len(tensors)
+    assert first.batch in (2, 4)  # guided or not
+
+
+def test_a_file_of_the_older_schema_is_read(profile) -> None:
+    """There, ``batch`` was what the denoiser got."""
+    old = json.loads(json.dumps(profile.to_dict()))
+    old["schema_version"] = "1.0"
+    del old["denoiser_params"]
+    conditions = old["conditions"]
+    conditions["batch"] = conditions.pop("denoiser_batch")
+    del conditions["stand_ins"]
+    jsonschema.validate(old, SCHEMA)
+    again = ComputeProfile.from_dict(old)
+    assert again.conditions.denoiser_batch == profile.conditions.denoiser_batch
+    assert again.conditions.batch in (profile.conditions.batch, None)
+    assert again.components == profile.components

@@ -140,7 +140,7 @@ class _Axes:
 
     def denoiser_batch(self, **point: Any) -> int:
         """How many images the denoiser gets for one."""
-        return self.observer.observe(**{**self.base, **point}).profile.conditions.batch or 1
+        return self.observer.observe(**{**self.base, **point}).profile.conditions.denoiser_batch or 1
 
     def token_cases(self) -> list[bool | None]:
         """Whether tokens are given, as far as it matters."""
@@ -511,7 +511,7 @@ class _Derivation:
             shape=_program_shape(observations[0]),
             input_shape=_shape_of([p.input_shape for p in profiles], fitter),
             latent_shape=_shape_of([p.latent_shape for p in profiles], fitter),
-            denoiser_batch=_fit_all([p.conditions.batch for p in profiles], fitter),
+            denoiser_batch=_fit_all([p.conditions.denoiser_batch for p in profiles], fitter),
             fitter=fitter,
         )
 
@@ -821,7 +821,7 @@ def _predicts(case: Case, point: Point, observation: Observation) -> bool:
     facts: tuple[tuple[tuple[Polynomial, ...] | None, Any], ...] = (
         (case.input_shape, profile.input_shape),
         (case.latent_shape, profile.latent_shape),
-        (None if case.denoiser_batch is None else (case.denoiser_batch,), (profile.conditions.batch,)),
+        (None if case.denoiser_batch is None else (case.denoiser_batch,), (profile.conditions.denoiser_batch,)),
     )
     shapes = all(said is None or tuple(p(**lengths) for p in said) == was for said, was in facts)
     return predicted == seen and shapes and case.steps_run[scheduler](values) == (profile.steps_run or 0)
