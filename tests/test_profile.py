@@ -120,7 +120,11 @@ def test_conditions_are_stated(profile) -> None:
     assert {"torch", "diffusers", "transformers", "thop", "diffmeter"} <= conditions.versions.keys()
     if conditions.pipeline == "StableDiffusionPipeline":
         assert (conditions.height, conditions.width, conditions.num_inference_steps) == (32, 32, 2)
-        assert (conditions.guidance_scale, conditions.denoiser_batch, conditions.scheduler) == (5.0, 2, "DDIMScheduler")
+        assert (conditions.guidance_scale, conditions.denoiser_batch, conditions.scheduler) == (
+            5.0,
+            2,
+            "DDIMScheduler",
+        )
         assert conditions.dtype == "float32"
 
 
