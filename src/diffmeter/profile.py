@@ -602,12 +602,13 @@ def _common(first: Conditions, second: Conditions) -> Conditions:
         f.name: getattr(first, f.name) if getattr(first, f.name) == getattr(second, f.name) else None
         for f in fields(Conditions)
     }
-    for name in ("arguments", "versions"):
+    for name in ("arguments", "versions", "stand_ins", "estimated"):
         mine, other = getattr(first, name), getattr(second, name)
         values[name] = {key: value for key, value in mine.items() if other.get(key, ...) == value}
     for name in ("pipeline", "kind"):
         values[name] = " + ".join(dict.fromkeys((getattr(first, name), getattr(second, name))))
     values["scope"] = first.scope
+    values["adapters"] = [adapter for adapter in first.adapters if adapter in second.adapters]
     return Conditions(**values)
 
 
