@@ -41,6 +41,37 @@ Tokens = Annotated[int | None, typer.Option("--tokens", help="Number of tokens t
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of a model's files on the hub, such as fp16.")]
 
+Config = Annotated[
+    str | None,
+    typer.Option("--config", help="Folder or model with the configuration of a single file of weights."),
+]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", help="Side in pixels of the image that stands in where one is needed.")
+]
+Strength = Annotated[
+    float | None, typer.Option("--strength", help="How much of an input image is changed, from 0 to 1.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any argument of the pipeline's call, NAME=VALUE; may be given several times."),
+]
+
+# what is put onto a model
+
+Lora = Annotated[
+    list[str] | None, typer.Option("--lora", help="A LoRA, FILE_OR_ID[:scale]; may be given several times.")
+]
+FuseLora = Annotated[bool, typer.Option("--fuse-lora", help="Add the LoRAs into the weights.")]
+ControlNet = Annotated[
+    list[str] | None, typer.Option("--controlnet", help="Folder or id of a ControlNet; may be given several times.")
+]
+IpAdapter = Annotated[
+    list[str] | None, typer.Option("--ip-adapter", help="File of an IP-Adapter, on this machine or the hub.")
+]
+T2iAdapter = Annotated[str | None, typer.Option("--t2i-adapter", help="Folder or id of a T2I-Adapter.")]
+Vae = Annotated[str | None, typer.Option("--vae", help="Folder or id of another autoencoder.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Another scheduler, such as EulerDiscrete.")]
+
 # how it is shown
 
 AsJson = Annotated[bool, typer.Option("--json", help="The same as --format json: one JSON value and nothing else.")]
@@ -104,3 +135,25 @@ def load_options(
         "vae_slicing": vae_slicing or None,
         "vae_tiling": vae_tiling or None,
     }
+
+
+def call_arguments(settings: list[str] | None) -> dict[str, Any]:
+    """The arguments that ``--set NAME=VALUE`` gives: numbers, true, false, null and lists as in JSON, else text.
+
+    Raises:
+        InputError: one has no name or no value.
+    """
+    import json
+
+    from diffmeter.errors import InputError
+
+    arguments: dict[str, Any] = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--set takes NAME=VALUE, not {setting!r}.")
+        try:
+            arguments[name] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[name] = value
+    return arguments

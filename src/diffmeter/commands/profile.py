@@ -8,6 +8,8 @@ from ._console import Form, progress
 EXAMPLES = [
     "diffmeter profile sd15",
     "diffmeter profile sdxl --height 1024 --steps 30 --batch 4",
+    "diffmeter profile model.safetensors --lora style.safetensors:0.8",
+    "diffmeter profile sd15 --scheduler EulerDiscrete --set clip_skip=2",
     "diffmeter profile sd15 --convention paper --per forward --format latex",
 ]
 
@@ -24,6 +26,17 @@ def run(
     tokens: _options.Tokens = None,
     revision: _options.Revision = None,
     variant: _options.Variant = None,
+    config: _options.Config = None,
+    image_size: _options.ImageSize = None,
+    strength: _options.Strength = None,
+    lora: _options.Lora = None,
+    fuse_lora: _options.FuseLora = False,
+    controlnet: _options.ControlNet = None,
+    ip_adapter: _options.IpAdapter = None,
+    t2i_adapter: _options.T2iAdapter = None,
+    vae: _options.Vae = None,
+    scheduler: _options.Scheduler = None,
+    settings: _options.Set = None,
     convention: _options.Convention = None,
     per: _options.Per = None,
     columns: _options.Columns = None,
@@ -46,7 +59,19 @@ def run(
     )
     with progress(f"Counting {model} without its weights"):
         from diffmeter.metering.recording.dry_run import profile_model
+        from diffmeter.models.adapters import Changes, parse_lora
 
+        changes = Changes(
+            loras=tuple(map(parse_lora, lora or ())),
+            fuse_loras=fuse_lora,
+            controlnets=tuple(controlnet or ()),
+            t2i_adapter=t2i_adapter,
+            ip_adapters=tuple(ip_adapter or ()),
+            vae=vae,
+            scheduler=scheduler,
+        )
+        given = _options.call_arguments(settings)
+        given |= {} if strength is None else {"strength": strength}
         profile = profile_model(
             model,
             height=height,
@@ -59,5 +84,9 @@ def run(
             token_count=tokens,
             revision=revision,
             variant=variant,
+            config=config,
+            changes=changes,
+            image_size=image_size,
+            **given,
         )
     form.write(profile)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from diffmeter.units import format_params
+
 from .tables import Column, Kind, Value
 
 if TYPE_CHECKING:
@@ -40,6 +42,29 @@ def conditions_of(profile: ComputeProfile) -> dict[str, Value]:
         "dtype": conditions.dtype,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def assumptions_of(profile: ComputeProfile) -> list[tuple[str, str]]:
+    """What a reader must know besides: where the parts came from, adapters at work, inputs that stood in."""
+    conditions = profile.conditions
+    said = []
+    origin = conditions.origin or {}
+    if origin:
+        size = (
+            f", {origin['stored_bytes']:,} bytes as {', '.join(origin['stored_dtypes'])}"
+            if "stored_bytes" in origin
+            else ""
+        )
+        said.append(("From the file", f"{', '.join(origin['from_file'])}{size}"))
+        if origin.get("from_family"):
+            said.append((f"From {origin['family']}", ", ".join(origin["from_family"])))
+    for adapter in conditions.adapters:
+        rank = "" if adapter["rank"] is None else f", rank {adapter['rank']}"
+        said.append(
+            (adapter["kind"], f"{adapter['name']} in {adapter['component']}{rank}, {format_params(adapter['params'])}")
+        )
+    said += [(f"Estimated {what}", how) for what, how in conditions.estimated.items()]
+    return said
 
 
 def sentence(conditions: Mapping[str, Value]) -> str:

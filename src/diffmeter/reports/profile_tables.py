@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from diffmeter.profile import CONVENTIONS, checked_convention
 from diffmeter.units import format_count, format_seconds
 
-from .conditions import CONDITION_COLUMNS, conditions_of, sentence
+from .conditions import CONDITION_COLUMNS, assumptions_of, conditions_of, sentence
 from .tables import AtLeast, Column, Kind, Row, Table, Value
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def facts_of(profile: ComputeProfile, convention: str = "total", per: str | None
         facts.append(("Inference time", format_seconds(profile.inference_time_seconds)))
         if profile.throughput_tflops is not None:
             facts.append(("Throughput", f"{sign}{profile.throughput_tflops:.3f} TFLOP/s"))
+    facts += assumptions_of(profile)
     if profile.complete:
         return [*facts, ("Complete", completeness(profile))]
     return [*facts, *(("Not counted", gap) for gap in gaps(profile))]
@@ -152,4 +153,7 @@ def gaps(profile: ComputeProfile) -> list[str]:
 
 def completeness(profile: ComputeProfile) -> str:
     """One line: complete and cross-checked, or what is missing."""
-    return "yes: every call counted, both counters agree" if profile.complete else "no: " + "; ".join(gaps(profile))
+    if not profile.complete:
+        return "no: " + "; ".join(gaps(profile))
+    for_what = f", for estimated {' and '.join(profile.conditions.estimated)}" if profile.conditions.estimated else ""
+    return f"yes{for_what}: every call counted, both counters agree"
