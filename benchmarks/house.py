@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "diffmeter"
@@ -23,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "diffmeter"
 #: The rooms from the ground up. A room imports from its own floor and those below, never from above.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "units", "_version", "compat", "config", "devices"),
-    ("storage", "profile", "models", "model_manager", "flops", "resnet_bk"),
+    ("storage", "rendering", "profile", "models", "model_manager", "flops", "resnet_bk"),
     ("metering",),
     ("formulas", "prediction"),
     ("training", "generation"),
@@ -107,14 +106,8 @@ class House:
         return wrong
 
     def circles(self) -> list[list[str]]:
-        """Circles of rooms, and of modules inside a room: at most one of each kind, the first that is found."""
-        found = []
-        for graph in (self.room_graph(), self.module_graph()):
-            try:
-                TopologicalSorter(graph).prepare()
-            except CycleError as error:
-                found.append([str(name) for name in reversed(error.args[1])])  # each imports the next
-        return found
+        """Circles of rooms and of modules: each a set of names of which every one leads to every other."""
+        return [circle for graph in (self.room_graph(), self.module_graph()) for circle in _circles(graph)]
 
     def height(self) -> int:
         """How many floors the imports really have: the longest chain of them."""
@@ -127,7 +120,25 @@ class House:
                 return 1
             return 1 + max((above(other) for other in graph.get(room, ())), default=0)
 
-        return 0 if self.circles() else max(above(room) for room in graph)
+        return 0 if _circles(graph) else max(above(room) for room in graph)
+
+
+def _circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        ahead = [start]
+        found: set[str] = set()
+        while ahead:
+            new = graph.get(ahead.pop(), set()) - found
+            found |= new
+            ahead += new
+        reached[start] = found
+    groups = {
+        frozenset(other for other in graph if other in found and start in reached[other])
+        for start, found in reached.items()
+        if start in found
+    }
+    return sorted(sorted(group) for group in groups)
 
 
 def room_of(module: str) -> str:
@@ -250,7 +261,7 @@ def main() -> int:
         mark = "" if value <= most else "   missed"
         print(f"{name:<40}{value:>10.6g}   at most {most:g}{mark}")
     for circle in house.circles():
-        print("circle:", " -> ".join(circle))
+        print("circle:", ", ".join(circle))
     return 1 if missed else 0
 
 

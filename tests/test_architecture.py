@@ -87,6 +87,16 @@ def test_a_gpu(checkout: Path) -> None:
     assert _run(checkout, "-c", script).stdout.strip() == "Demo GPU"
 
 
+def test_a_renderer(checkout: Path) -> None:
+    path = checkout / "src" / "diffmeter" / "reports" / "renderers.py"
+    function = 'def demo(result: object, **options: object) -> str:\n    return f"demo of {type(result).__name__}"\n'
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n\n{function}", encoding="utf-8")
+    entry = '    "demo": "diffmeter.reports.renderers:demo",\n'
+    _edit(checkout / "src" / "diffmeter" / "rendering.py", '    "json":', f'{entry}    "json":')
+    script = "import diffmeter; print(diffmeter.dry_run('diffmeter/shapes', num_inference_steps=1).render('demo'))"
+    assert _run(checkout, "-c", script).stdout.strip() == "demo of ComputeProfile"
+
+
 def test_a_command(checkout: Path) -> None:
     module = '"""``diffmeter hello``."""\n\n\ndef run() -> None:\n    """Greet."""\n    print("hello")\n'
     (checkout / "src" / "diffmeter" / "commands" / "hello.py").write_text(module, encoding="utf-8")
