@@ -3,9 +3,10 @@
     python benchmarks/speed.py            measure and write docs/SPEED.md and benchmarks/results/speed.json
     python benchmarks/speed.py --page     write the page again from the last results
 
-Whole processes run on one core, each three times, and the smallest is taken; ratios are to ``python -c "import torch"``
-of the same environment in the same run. A dry run is measured in a process of its own after imports, building its twins
-included, beside one plain forward of the denoiser on the meta device, ``FlopCounterMode`` and thop around that forward.
+Whole processes run on one core, each three times, and the smallest is taken; ratios are to
+``python -c "import torch"`` of the same environment in the same run. A dry run is measured in a process of its own
+after imports, building its twins included, beside one plain forward of the denoiser on the meta device,
+``FlopCounterMode`` and thop around that forward.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def dry_runs(model: str, settings: dict[str, Any]) -> dict[str, Any]:
                 super().__init__()
                 self.inner = denoiser
 
-            def forward(self, _: Any) -> Any:
+            def forward(self, _: torch.Tensor) -> Any:  # noqa: ANN401
                 return self.inner(*args, **kwargs)
 
         thop.profile(Positional(), inputs=(torch.empty(0),), verbose=False)
@@ -158,7 +159,7 @@ def imports() -> dict[str, float]:
     return found
 
 
-def in_child(call: str) -> Any:
+def in_child(call: str) -> dict[str, Any]:
     """The result of a function of this file in a new process."""
     code = f"import json, speed; print(json.dumps(speed.{call}))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -167,7 +168,8 @@ def in_child(call: str) -> Any:
     )
     if result.returncode:
         return {"error": result.stderr.strip().splitlines()[-1:]}
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])
+    return found
 
 
 def measure() -> dict[str, Any]:
@@ -195,11 +197,12 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Speed",
         "",
-        "Written by `benchmarks/speed.py`. Seconds are of the processor, on one core, the smallest of three runs: they "
-        "are the same on a busy machine. Ratios are to the first line of each table, measured in the same run.",
+        "Written by `benchmarks/speed.py`. Seconds are of the processor, on one core, the smallest of three runs, "
+        "so that a busy machine changes them little. Ratios are to `import torch`, or to a plain forward, in the same "
+        "run.",
         "",
-        f"Python {found['python']} on {found['machine']}; {versions}. The machine's load was {found['load']:.1f} when "
-        "the run began.",
+        f"Python {found['python']} on {found['machine']}; {versions}. "
+        f"The machine's load was {found['load']:.1f} when the run began.",
         "",
         "## Whole processes",
         "",
@@ -221,8 +224,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Dry runs",
         "",
-        "After imports, in one process: the whole dry run (scheduler, guidance, text encoders, decoder, both counters, "
-        "twins included) beside single forwards of the denoiser on the meta device.",
+        "After imports, in one process: the whole dry run (scheduler, guidance, text encoders, decoder, both "
+        "counters, twins included) beside single forwards of the denoiser on the meta device.",
         "",
         "| Model | Plain forward (s) | FlopCounterMode | thop | Whole dry run | Aim | Same again |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -239,8 +242,9 @@ def page(found: dict[str, Any]) -> str:
 
         name = f"{model}, {settings['width']} x {settings['height']}, {settings['steps']} steps"
         lines.append(
-            f"| {name} | {forward:.2f} | {ratio('flop_counter')} | {ratio('thop')} | {ratio('dry_run')} | {aim:g} "
-            f"| {ratio('dry_run_again')} |"
+            f"| {name} | {forward:.2f} | {ratio('flop_counter')} | {ratio('thop')} "
+            f"| {ratio('dry_run')} "
+            f"| {aim:g} | {ratio('dry_run_again')} |"
         )
     rows = found["imports"]
     lines += ["", "## Imports", "", "| Module | Seconds |", "| --- | ---: |"]

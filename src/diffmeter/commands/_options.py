@@ -40,6 +40,9 @@ Frames = Annotated[int | None, typer.Option("--num-frames", "--frames", help="Fr
 Tokens = Annotated[int | None, typer.Option("--tokens", help="Number of tokens that a prompt is taken to have.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub.")]
 Variant = Annotated[str | None, typer.Option("--variant", help="Variant of a model's files on the hub, such as fp16.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Run the pipeline's own code, also where the answer is known as a formula.")
+]
 
 Config = Annotated[
     str | None,

@@ -32,6 +32,7 @@ def run(
     batch: _options.Batch = None,
     frames: _options.Frames = None,
     tokens: _options.Tokens = None,
+    dry_run: _options.DryRun = False,
     convention: _options.Convention = None,
     per: _options.Per = None,
     columns: _options.Columns = None,
@@ -69,6 +70,7 @@ def run(
             batch=batch,
             num_frames=frames,
             tokens=tokens,
+            dry_run=dry_run,
             progress=show,
         )
     show_comparison(found, form, plot, by_size=False)

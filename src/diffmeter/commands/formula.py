@@ -106,10 +106,8 @@ def _warn_of_versions(found: Formula, model: str) -> None:
     from diffmeter.formulas.library import other_versions
 
     for difference in other_versions(found):
-        print(
-            f"Installed is {difference}: `diffmeter formula {model} --verify 3` compares it with dry runs.",
-            file=sys.stderr,
-        )
+        command = f"diffmeter formula {model} --verify 3"
+        print(f"diffmeter: {difference}; `{command}` compares it with dry runs.", file=sys.stderr)
 
 
 def _verify(found: Formula, model: str, count: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from . import _options
 from ._console import Form, progress
 
@@ -37,6 +39,7 @@ def run(
     vae: _options.Vae = None,
     scheduler: _options.Scheduler = None,
     settings: _options.Set = None,
+    dry_run: _options.DryRun = False,
     convention: _options.Convention = None,
     per: _options.Per = None,
     columns: _options.Columns = None,
@@ -58,7 +61,7 @@ def run(
         label=label,
     )
     with progress(f"Counting {model} without its weights"):
-        from diffmeter.metering.recording.dry_run import profile_model
+        from diffmeter.formulas.library import Answers
         from diffmeter.models.adapters import Changes, parse_lora
 
         changes = Changes(
@@ -72,8 +75,16 @@ def run(
         )
         given = _options.call_arguments(settings)
         given |= {} if strength is None else {"strength": strength}
-        profile = profile_model(
+        answers = Answers(
             model,
+            token_count=tokens,
+            dry_run=dry_run,
+            revision=revision,
+            variant=variant,
+            config=config,
+            changes=None if changes == Changes() else changes,
+        )
+        profile = answers.profile(
             height=height,
             width=width,
             steps=steps,
@@ -81,12 +92,9 @@ def run(
             batch=batch,
             num_frames=frames,
             prompt=prompt,
-            token_count=tokens,
-            revision=revision,
-            variant=variant,
-            config=config,
-            changes=changes,
             image_size=image_size,
             **given,
         )
+    for remark in answers.remarks:
+        print(f"diffmeter: {remark}", file=sys.stderr)
     form.write(profile)

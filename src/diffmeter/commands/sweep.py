@@ -37,6 +37,7 @@ def run(
     guidance: _options.Guidance = None,
     frames: _options.Frames = None,
     tokens: _options.Tokens = None,
+    dry_run: _options.DryRun = False,
     convention: _options.Convention = None,
     per: _options.Per = None,
     columns: _options.Columns = None,
@@ -76,6 +77,7 @@ def run(
             guidance_scale=guidance,
             num_frames=frames,
             tokens=tokens,
+            dry_run=dry_run,
             progress=show,
         )
     show_comparison(found, form, plot, by_size=True)

@@ -78,8 +78,9 @@ class Answers:
     Args:
         model: catalog id or alias, hub id, or local folder; no weights are read.
         token_count: number of tokens that a prompt is taken to have.
-        revision, variant: of a hub model; such a model is always dry-run.
         dry_run: leave formulas aside.
+        origin: what else :class:`~diffmeter.metering.recording.dry_run.ModelDryRuns` takes (a revision, adapters put
+            onto the model, ...); with any of it, the model is not the catalog's and is dry-run.
 
     Raises:
         InputError: ``token_count`` is below 1.
@@ -90,16 +91,25 @@ class Answers:
         model: str | os.PathLike[str],
         *,
         token_count: int | None = None,
-        revision: str | None = None,
-        variant: str | None = None,
         dry_run: bool = False,
+        **origin: Any,
     ) -> None:
         self.model = os.fspath(model)
         self._tokens = None if token_count is None else whole_number(token_count, "the number of tokens")
-        self._revision, self._variant = revision, variant
-        plain = revision is None and variant is None and not dry_run
+        self._origin = {name: value for name, value in origin.items() if value is not None}
+        plain = not self._origin and not dry_run
         self.formula = shipped(self.model) if plain else None
         self._runs: ModelDryRuns | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of a formula's answer has to know: libraries of other versions, and how to verify it."""
+        if self.formula is None or self._runs is not None:
+            return []
+        return [
+            f"{difference}; `diffmeter formula {self.model} --verify 3` compares it with dry runs."
+            for difference in other_versions(self.formula)
+        ]
 
     def profile(self, **settings: Any) -> ComputeProfile:
         """The profile of one generation; ``kind`` says whether a formula or a dry run gave it.
@@ -115,9 +125,7 @@ class Answers:
         if self._runs is None:
             from diffmeter.metering.recording.dry_run import ModelDryRuns
 
-            self._runs = ModelDryRuns(
-                self.model, token_count=self._tokens, revision=self._revision, variant=self._variant
-            )
+            self._runs = ModelDryRuns(self.model, token_count=self._tokens, **self._origin)
         return self._runs.dry_run(**settings)
 
     def _from_formula(self, found: Formula, settings: Mapping[str, Any]) -> ComputeProfile | None:
@@ -151,5 +159,5 @@ def other_versions(found: Formula) -> list[str]:
             continue
         derived = found.versions.get(package)
         if derived is not None and installed != derived:
-            different.append(f"{package} {installed} (the formula was derived with {derived})")
+            different.append(f"{package} {installed} is installed, the formula was derived with {derived}")
     return different

@@ -49,22 +49,13 @@ def squares(formula: Formula, **settings: Any) -> Iterator[int]:
 def crossover(formula: Formula, **settings: Any) -> int | None:
     """The smallest side of a square image at which attention is at least half of ``matmul_macs``; None if none is.
 
-    The share grows with the side, so that the side is found by halving.
-
     Raises:
         InputError: the model has no height, or other settings are outside the domain.
     """
-    sides = list(squares(formula, **settings))
-    if not sides or attention_share(formula, **{**settings, "height": sides[-1], "width": sides[-1]}) < 0.5:
-        return None
-    low, high = 0, len(sides) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if attention_share(formula, **{**settings, "height": sides[middle], "width": sides[middle]}) >= 0.5:
-            high = middle
-        else:
-            low = middle + 1
-    return sides[low]
+    for side in squares(formula, **settings):
+        if attention_share(formula, **{**settings, "height": side, "width": side}) >= 0.5:
+            return side
+    return None
 
 
 def marginals(formula: Formula, **settings: Any) -> list[Marginal]:

@@ -46,6 +46,7 @@ def compare(
     batch: int | None = None,
     num_frames: int | None = None,
     tokens: int | None = None,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """What the same generation costs with different models: one row each, compared with the first.
@@ -61,6 +62,7 @@ def compare(
         batch: images or videos made in one call; None: one.
         num_frames: of a video; None: each model's default.
         tokens: number of tokens that a prompt is taken to have, for models that are named.
+        dry_run: run the pipelines' own code, also where the answer is known as a formula.
         progress: called with each case before it is counted.
 
     A profile is taken as it is: options do not change it. A model that cannot do its case has a row that says why, and
@@ -74,7 +76,7 @@ def compare(
         (subject, Case(_id_of(subject.model), height, width, steps, guidance_scale, batch, num_frames))
         for subject in _subjects(models)
     ]
-    return Comparison(run_cases(cases, tokens, progress))
+    return Comparison(run_cases(cases, tokens, progress, dry_run=dry_run))
 
 
 def sweep(
@@ -87,6 +89,7 @@ def sweep(
     guidance_scale: float | None = None,
     num_frames: int | None = None,
     tokens: int | None = None,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """What models cost at every combination of size, batch and steps: one row each, steps varying fastest.
@@ -105,11 +108,15 @@ def sweep(
             _subjects(models), sizes, batches or (None,), steps or (None,)
         )
     ]
-    return Comparison(run_cases(cases, tokens, progress), relation="growth")
+    return Comparison(run_cases(cases, tokens, progress, dry_run=dry_run), relation="growth")
 
 
 def run_cases(
-    cases: Iterable[tuple[_Subject, Case]], tokens: int | None = None, progress: Progress | None = None
+    cases: Iterable[tuple[_Subject, Case]],
+    tokens: int | None = None,
+    progress: Progress | None = None,
+    *,
+    dry_run: bool = False,
 ) -> list[Row]:
     """Count cases in order; neighboring ones of the same model share its pipeline and its counts.
 
@@ -121,11 +128,21 @@ def run_cases(
     rows: list[Row] = []
     for _, of_model in groupby(cases, key=lambda pair: id(pair[0])):
         listed = list(of_model)
-        rows.extend(_rows_of(listed[0][0], [case for _, case in listed], tokens, progress))
+        subject = listed[0][0]
+
+        def count(subject: _Subject = subject) -> Callable[[Case], ComputeProfile]:
+            return _counter_of(subject.model, tokens, dry_run)
+
+        rows.extend(_rows_of(subject, [case for _, case in listed], count, progress))
     return rows
 
 
-def _rows_of(subject: _Subject, cases: list[Case], tokens: int | None, progress: Progress | None) -> list[Row]:
+def _rows_of(
+    subject: _Subject,
+    cases: list[Case],
+    make_counter: Callable[[], Callable[[Case], ComputeProfile]],
+    progress: Progress | None,
+) -> list[Row]:
     rows: list[Row] = []
     count: Callable[[Case], ComputeProfile] | None = None
     unusable: str | None = None
@@ -137,7 +154,7 @@ def _rows_of(subject: _Subject, cases: list[Case], tokens: int | None, progress:
             if unusable is None and count is None:
                 try:
                     # Built at the first case, so that progress is shown before the wait.
-                    count = _counter_of(subject.model, tokens)
+                    count = make_counter()
                 except Exception as error:
                     unusable = _reason(error)
             profile = None if count is None else count(case)
@@ -148,7 +165,7 @@ def _rows_of(subject: _Subject, cases: list[Case], tokens: int | None, progress:
     return rows
 
 
-def _counter_of(model: Any, tokens: int | None) -> Callable[[Case], ComputeProfile]:
+def _counter_of(model: Any, tokens: int | None, dry_run: bool) -> Callable[[Case], ComputeProfile]:
     """What gives the profile of a case, made once for all cases of a model."""
     if isinstance(model, ComputeProfile):
         return lambda case: model
@@ -158,13 +175,13 @@ def _counter_of(model: Any, tokens: int | None) -> Callable[[Case], ComputeProfi
         profile = ComputeProfile.load(model)
         return lambda case: profile
     if isinstance(model, (str, os.PathLike)):
-        from diffmeter.metering.recording.dry_run import ModelDryRuns
+        from diffmeter.formulas.library import Answers
 
-        runs = ModelDryRuns(model, token_count=tokens)
-        return lambda case: runs.dry_run(**case.options)
-    from diffmeter.metering.recording.dry_run import dry_run
+        answers = Answers(model, token_count=tokens, dry_run=dry_run)
+        return lambda case: answers.profile(**case.options)
+    from diffmeter.metering.recording.dry_run import dry_run as run_of
 
-    return lambda case: dry_run(model, **case.options)
+    return lambda case: run_of(model, **case.options)
 
 
 def _is_saved_profile(model: Any) -> bool:
