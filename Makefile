@@ -1,5 +1,6 @@
 # Every target sets up what it needs in .venv first, from the exact versions in constraints.txt.
 #
+#   make install   install the package, so that .venv/bin/diffmeter runs
 #   make demo      generate an image with the embedded model and show what it cost
 #   make test      lint, type check and run the tests, at most 12 minutes on two cores
 #   make test-all  the same with every pipeline of the zoo
@@ -19,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 
 OLDEST := .venv-oldest
 CORE_TESTS := tests/test_*.py tests/metering tests/models tests/storage tests/resnet_bk
 
-.PHONY: demo test test-all test-oldest lint evaluate clean
+.PHONY: install demo test test-all test-oldest lint evaluate clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.created:
@@ -36,6 +37,9 @@ $(STAMP): $(VENV)/.created pyproject.toml constraints.txt
 $(STAMP_DEV): $(STAMP)
 	$(PIP_INSTALL) -e ".[dev]"
 	touch $@
+
+install: $(STAMP)
+	@echo "Installed. Activate the environment: source $(VENV)/bin/activate"
 
 demo: $(STAMP)
 	$(BIN)/diffmeter generate --model diffmeter/shapes --prompt "a red circle left of a blue square" --seed 7 --num-images 2
