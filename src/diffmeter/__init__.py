@@ -18,6 +18,7 @@ _PUBLIC = {
     "observe": "metering.recording.observe",
     "dry_run": "metering.recording.dry_run",
     "count": "metering.recording.count",
+    "StepCache": "metering.step_cache",
     "compare": "reports.comparison",
     "sweep": "reports.comparison",
     "formula": "formulas.library",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from diffmeter.metering.recording.count import count as count
     from diffmeter.metering.recording.dry_run import dry_run as dry_run
     from diffmeter.metering.recording.observe import observe as observe
+    from diffmeter.metering.step_cache import StepCache as StepCache
     from diffmeter.model_manager import get_model_manager as get_model_manager
     from diffmeter.profile import ComputeProfile as ComputeProfile
     from diffmeter.reports.comparison import compare as compare

@@ -52,6 +52,7 @@ class CallProfile:
         seconds: wall-clock time of all of them together; None without a real run.
         output_shape: shape of the first tensor that came back.
         reason: why it could not be counted.
+        reused: modules that a declared step cache did not run.
     """
 
     method: str
@@ -68,6 +69,7 @@ class CallProfile:
     seconds: float | None = None
     output_shape: list[int] | None = None
     reason: str | None = None
+    reused: list[str] = field(default_factory=list)
 
     def times(self, name: str) -> int | None:
         """A per-call number times the number of calls."""
@@ -175,6 +177,8 @@ class Conditions:
     origin: dict[str, Any] | None = None
     #: what the number rests on that was not known: "tokens" and how many were assumed
     estimated: dict[str, str] = field(default_factory=dict)
+    #: step caches at work, by component
+    caches: dict[str, str] = field(default_factory=dict)
     #: LoRAs and IP-Adapters at work: component, name, kind, rank, and the parameters that each adds
     adapters: list[dict[str, Any]] = field(default_factory=list)
 
@@ -379,6 +383,28 @@ class ComputeProfile(Rendered):
         return pandas.DataFrame(self.by_component(convention, per))
 
     @property
+    def cached_steps(self) -> list[int]:
+        """The steps, counted from 0, at which a step cache spared a denoiser work (of all generations).
+
+        Those at which a declared cache reused modules, and those that cost less than another step with the same shapes
+        where the denoiser's calls were counted one by one because of a cache at work.
+        """
+        found = set()
+        for name in self.denoisers:
+            calls = self.components[name].calls
+            most: dict[Any, int] = {}
+            for call in calls:
+                key = (call.method, repr(call.shapes))
+                most[key] = max(most.get(key, 0), call.matmul_macs or 0)
+            spared = [
+                bool(call.reused)
+                or (name in self.conditions.caches and (call.matmul_macs or 0) < most[call.method, repr(call.shapes)])
+                for call in calls
+            ]
+            found |= {e.step for e in self.timeline if e.component == name and e.step is not None and spared[e.call]}
+        return sorted(found)
+
+    @property
     def throughput_tflops(self) -> float | None:
         """``total_flops`` per second of inference, in units of 10^12."""
         if not self.inference_time_seconds:
@@ -423,6 +449,7 @@ class ComputeProfile(Rendered):
             "inference_time_seconds": self.inference_time_seconds,
             "inference_time_str": format_seconds(self.inference_time_seconds),
             "throughput_tflops": self.throughput_tflops,
+            "cached_steps": self.cached_steps,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
             "latent_shape": None if self.latent_shape is None else list(self.latent_shape),
             "pipeline_params": self.pipeline_params,
@@ -602,7 +629,7 @@ def _common(first: Conditions, second: Conditions) -> Conditions:
         f.name: getattr(first, f.name) if getattr(first, f.name) == getattr(second, f.name) else None
         for f in fields(Conditions)
     }
-    for name in ("arguments", "versions", "stand_ins", "estimated"):
+    for name in ("arguments", "versions", "stand_ins", "estimated", "caches"):
         mine, other = getattr(first, name), getattr(second, name)
         values[name] = {key: value for key, value in mine.items() if other.get(key, ...) == value}
     for name in ("pipeline", "kind"):

@@ -79,6 +79,8 @@ def test_observing_counts_what_ran(what) -> None:
         pipe(**arguments)
     assert run.profile.complete, (run.profile.uncounted, run.profile.differences)
     assert run.profile.matmul_macs == truth < without_cache(name)
+    assert run.profile.cached_steps
+    assert 0 not in run.profile.cached_steps  # the first step has nothing to reuse
 
 
 @pytest.mark.parametrize("what", CACHES)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffmeter.compat import step_cache_of, uncompiled
 from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.pipelines import roles
 from diffmeter.metering.pipelines.parts import Parts
@@ -40,6 +41,7 @@ class PipelineFacts:
     component_order: tuple[str, ...]
     origin: dict[str, Any] | None = None  # of a pipeline made from a single file
     adapters: list[dict[str, Any]] = field(default_factory=list)
+    caches: dict[str, str] = field(default_factory=dict)
 
 
 def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
@@ -69,6 +71,11 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
         component_order=tuple(components),
         origin=origin_of(pipe),
         adapters=[a for name, module in parts.components.items() for a in active_adapters(name, module)],
+        caches={
+            name: type(cache).__name__
+            for name, module in parts.components.items()
+            if (cache := step_cache_of(uncompiled(module))) is not None
+        },
     )
 
 
@@ -175,6 +182,7 @@ def build_profile(
         versions=versions(),
         origin=facts.origin,
         adapters=facts.adapters,
+        caches={**facts.caches, **{r.component: "declared" for r in recording.calls if r.reused}},
     )
     return ComputeProfile(
         components=components,
@@ -222,6 +230,7 @@ class _Entry:
             and mine.arguments.key == record.arguments.key
             and mine.count == record.count
             and mine.failure == record.failure
+            and mine.reused == record.reused
         )
 
     def add(self, record: CallRecord) -> None:
@@ -249,6 +258,7 @@ class _Entry:
             seconds=self.seconds,
             output_shape=None if record.output_shape is None else list(record.output_shape),
             reason=record.failure,
+            reused=list(record.reused),
         )
 
 

@@ -28,6 +28,7 @@ class CallRecord:
         output_shape: shape of the first tensor that came back.
         count: what it cost; None until it is counted, and where it cannot be.
         failure: why it could not be counted.
+        reused: modules that a declared step cache did not run.
         in_run: whether it was counted while it ran, so that ``seconds`` includes the counting.
     """
 
@@ -41,6 +42,7 @@ class CallRecord:
     output_shape: tuple[int, ...] | None = None
     count: Count | None = None
     failure: str | None = None
+    reused: tuple[str, ...] = ()
     in_run: bool = False
 
     @property

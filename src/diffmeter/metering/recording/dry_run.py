@@ -23,6 +23,7 @@ from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
 from diffmeter.metering.pipelines.stand_ins import StandIns, give_token_count, takes_images
+from diffmeter.metering.step_cache import StepCache
 from diffmeter.metering.twins.replay import random_state_kept
 from diffmeter.metering.twins.user_state import user_state_kept
 from diffmeter.metering.watching.signature import map_leaves
@@ -48,6 +49,7 @@ def dry_run(
     token_count: int | None = None,
     dtype: torch.dtype | None = None,
     image_size: int | tuple[int, int] | None = None,
+    cache: StepCache | None = None,
     **call_arguments: Any,
 ) -> ComputeProfile:
     """What a pipeline call would cost, without computing it.
@@ -63,6 +65,8 @@ def dry_run(
         dtype: of a model that is named by id or folder; a loaded pipeline has its own.
         image_size: (width, height) in pixels, or one side, of the images and videos that stand in for those that the
             pipeline needs and that are not given. None: the size of what is made.
+        cache: which blocks of the denoiser are reused at which step, by a method that changes the model's functions
+            and so cannot be seen here. Step caches of diffusers that are enabled need not be declared.
         call_arguments: what the pipeline's ``__call__`` would get, by its own names or by ``height``, ``width``,
             ``steps``, ``guidance_scale``, ``batch`` (images or videos made by the call), ``num_frames`` and
             ``prompt``. For a model that is named, one side alone stands for a square, and what is not given is as the
@@ -76,10 +80,12 @@ def dry_run(
     count = _token_count(tokens, token_count)
     if isinstance(pipe_or_model_id, (str, os.PathLike)):
         runs = ModelDryRuns(pipe_or_model_id, token_count=count, dtype=dtype)
-        return runs.dry_run(image_size=image_size, **call_arguments)
+        return runs.dry_run(image_size=image_size, cache=cache, **call_arguments)
     if dtype is not None:
         raise InputError(f"dtype={dtype} is for a model that is named; the pipeline given has its own.")
-    return run_dry(pipe_or_model_id, call_arguments, options=DryRunOptions(image_size=image_size, tokens=count))
+    return run_dry(
+        pipe_or_model_id, call_arguments, options=DryRunOptions(image_size=image_size, tokens=count, cache=cache)
+    )
 
 
 def _token_count(tokens: int | None, token_count: int | None) -> int | None:
@@ -175,28 +181,40 @@ class ModelDryRuns:
         self.call = call_of(self.pipe, self.source.name, self.source.entry)
         self._known = KnownCounts()
 
-    def dry_run(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> ComputeProfile:
+    def dry_run(
+        self,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        cache: StepCache | None = None,
+        **call_arguments: Any,
+    ) -> ComputeProfile:
         """The profile of one generation; None for an argument leaves it to the model."""
         tokenizers = stand_ins_of(self.pipe.components.values())
         for tokenizer in tokenizers:
             tokenizer.estimated_lengths.clear()
-        rehearsal = self.rehearse(image_size=image_size, **call_arguments)
+        rehearsal = self.rehearse(image_size=image_size, cache=cache, **call_arguments)
         lengths = sorted(set().union(*(tokenizer.estimated_lengths for tokenizer in tokenizers)))
         profile = rehearsal.profile(self.source.name)
         if not lengths:
             return profile
         # The model's own tokenizer is not here. Whether that matters shows when the texts are taken to be longer.
         with longer_texts(tokenizers, lengths[-1] + 7):
-            longer = self.rehearse(image_size=image_size, **call_arguments)
+            longer = self.rehearse(image_size=image_size, cache=cache, **call_arguments)
         if _signatures(longer) == _signatures(rehearsal):
             return profile
         estimated = {"tokens": f"{' and '.join(map(str, lengths))}, counted without the model's own tokenizer"}
         return replace(profile, conditions=replace(profile.conditions, estimated=estimated))
 
-    def rehearse(self, *, image_size: int | tuple[int, int] | None = None, **call_arguments: Any) -> Rehearsal:
+    def rehearse(
+        self,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        cache: StepCache | None = None,
+        **call_arguments: Any,
+    ) -> Rehearsal:
         """The dry run that :meth:`dry_run` makes a profile of."""
         given = with_both_sides({name: value for name, value in call_arguments.items() if value is not None})
-        options = DryRunOptions(owned=True, known=self._known, image_size=image_size)
+        options = DryRunOptions(owned=True, known=self._known, image_size=image_size, cache=cache)
         return rehearse(self.pipe, given, call=self.call, options=options)
 
 
@@ -207,13 +225,14 @@ class DryRunOptions:
     Attributes:
         owned: whether its meta components may themselves serve as twins.
         known: what earlier dry runs of the same owned pipeline counted; gets what this one counts.
-        image_size, tokens: as in :func:`dry_run`.
+        image_size, tokens, cache: as in :func:`dry_run`.
     """
 
     owned: bool = False
     known: KnownCounts | None = None
     image_size: int | tuple[int, int] | None = None
     tokens: int | None = None
+    cache: StepCache | None = None
 
 
 _DEFAULT = DryRunOptions()
@@ -289,7 +308,7 @@ def _check_made(rehearsal: Rehearsal, wanted: tuple[int, int]) -> None:
 def _rehearse_once(
     pipe: Any, arguments: Mapping[str, Any], stand_ins: Mapping[str, str], options: DryRunOptions
 ) -> Rehearsal:
-    carrier = StandInCalls(pipe, owned=options.owned, known=options.known)
+    carrier = StandInCalls(pipe, owned=options.owned, known=options.known, cache=options.cache)
     recording, name = carrier.recording, carrier.facts.pipeline
     parts = parts_of(carrier.pipe)
     if options.tokens is not None:

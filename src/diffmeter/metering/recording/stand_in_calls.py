@@ -23,9 +23,12 @@ from diffmeter.metering.pipelines.rebinding import (
     left_as_it_was,
     of_library,
 )
+from diffmeter.metering.pipelines.roles import DENOISERS, last_name
+from diffmeter.metering.step_cache import CachedCounts, StepCache
 from diffmeter.metering.twins.argument_mutations import hand_back
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.counts import TwinCounts
+from diffmeter.metering.twins.replay import Replay
 from diffmeter.metering.watching.signature import iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot
 from diffmeter.metering.watching.trust import judge
@@ -69,11 +72,15 @@ class StandInCalls:
 
     watches_steps = True  # a scheduler's arithmetic runs on tensors whose values may mean nothing
 
-    def __init__(self, pipe: Any, *, owned: bool = False, known: KnownCounts | None = None) -> None:
+    def __init__(
+        self, pipe: Any, *, owned: bool = False, known: KnownCounts | None = None, cache: StepCache | None = None
+    ) -> None:
         original = parts_of(pipe)
         self.facts = describe_pipeline(pipe, original)
         self.recording = Recording()
         self._known = known
+        self._cache = cache
+        self._cached: dict[str, CachedCounts] = {}
         self._counts: dict[str, TwinCounts] = {}
         self._snapshots: dict[str, ModuleSnapshot] = {}
         self._unknowable: dict[str, str] = {}
@@ -181,7 +188,7 @@ class StandInCalls:
         if name in self._unknowable:
             record.failure = self._unknowable[name]
         else:
-            record.take(counted)
+            record.take(self._with_cache(record, target, counted))
         if counted.assumed and holds_numbers(counted.output):
             self._doubt(f"{record.method} returned a number that only a real run knows")
         hand_back(counted.written, args, kwargs, as_pipeline_sees_it)
@@ -189,6 +196,22 @@ class StandInCalls:
         first = next(iter_tensors(output), None)
         record.output_shape = None if first is None else tuple(first.shape)
         return output
+
+    def _with_cache(self, record: CallRecord, twin: nn.Module, counted: Replay) -> Replay:
+        """What a call costs where the declared step cache reuses some of the denoiser's modules."""
+        short = last_name(record.component)
+        if self._cache is None or short not in DENOISERS[:2] or record.method != "forward" or record.step is None:
+            return counted
+        modules, guided = self._cache.reused(record.step)
+        if guided and not modules:
+            return counted
+        counts = self._cached.setdefault(record.component, CachedCounts(twin))
+        try:
+            record.arguments, counted = counts.get(record.arguments, modules, guided)
+        except CountError as error:
+            raise DiffmeterError(f"{record.component} cannot be run with the step cache given: {error}") from error
+        record.reused = modules
+        return counted
 
     def _doubt(self, reason: str) -> None:
         """The pipeline read a placeholder. It is a gap only if another component is called afterwards."""
