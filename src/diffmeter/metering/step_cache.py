@@ -108,7 +108,7 @@ class StepCache:
 
     @classmethod
     def tgate(cls, gate: int) -> StepCache:
-        """T-GATE (Zhang et al., arXiv:2404.02747): cross-attention is reused from step ``gate`` on, without guidance."""
+        """T-GATE (Zhang et al., arXiv:2404.02747): from step ``gate`` on no guidance, and cross-attention reused."""
         return cls.after(gate, "*.attn2", guided=False)
 
     def __add__(self, other: StepCache) -> StepCache:
