@@ -62,17 +62,21 @@ def run(
     )
     with progress(f"Counting {model} without its weights"):
         from diffmeter.formulas.library import Answers
-        from diffmeter.models.adapters import Changes, parse_lora
 
-        changes = Changes(
-            loras=tuple(map(parse_lora, lora or ())),
-            fuse_loras=fuse_lora,
-            controlnets=tuple(controlnet or ()),
-            t2i_adapter=t2i_adapter,
-            ip_adapters=tuple(ip_adapter or ()),
-            vae=vae,
-            scheduler=scheduler,
-        )
+        put_on = (lora, fuse_lora, controlnet, t2i_adapter, ip_adapter, vae, scheduler)
+        changes = None
+        if any(put_on):  # what knows adapters loads torch
+            from diffmeter.models.adapters import Changes, parse_lora
+
+            changes = Changes(
+                loras=tuple(map(parse_lora, lora or ())),
+                fuse_loras=fuse_lora,
+                controlnets=tuple(controlnet or ()),
+                t2i_adapter=t2i_adapter,
+                ip_adapters=tuple(ip_adapter or ()),
+                vae=vae,
+                scheduler=scheduler,
+            )
         given = _options.call_arguments(settings)
         given |= {} if strength is None else {"strength": strength}
         answers = Answers(
@@ -82,7 +86,7 @@ def run(
             revision=revision,
             variant=variant,
             config=config,
-            changes=None if changes == Changes() else changes,
+            changes=changes,
         )
         profile = answers.profile(
             height=height,

@@ -34,7 +34,7 @@ _STEPS = (8, 20, 40)
 #: numbers of steps from which the number of calls is found; a formula holds up to the last one
 _STEP_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 20, 25, 28, 30, 50, 100)
 #: guidance scales that are told apart; a case begins or ends only at neighbors
-_GUIDANCE = (0.0, math.nextafter(0.0, 1.0), 0.5, 1.0, math.nextafter(1.0, 2.0), 1.5, 3.0, 5.0, 7.5, 20.0, 100.0)
+_GUIDANCE = (0.0, math.nextafter(0.0, 1.0), 0.5, 1.0, math.nextafter(1.0, 2.0), 7.5, 100.0)
 _SIDES = (4096, 3072, 2560, 2048, 1536, 1280, 1024, 768, 512, 256, 128, 64, 32)
 _BATCHES = (64, 16, 4, 2)
 
@@ -173,8 +173,11 @@ class _Axes:
         modulus, length = self._stride(base_height, base_width)
         self.base |= {"height": base_height, "width": base_width}
         usual_calls = self._program_at(height=base_height, width=base_width)
-        smallest = _smallest(modulus, length.divide, base_height)
-        low = next(s for s in smallest if self._program_at(height=s, width=s) == usual_calls)
+        # An eighth of the model's own size: nobody asks for less, and at single cells other kernels are dispatched.
+        cell = math.lcm(modulus, length.divide)
+        low = -(-min(height, width) // (8 * cell)) * cell
+        while low < base_height and self._program_at(height=low, width=low) != usual_calls:
+            low *= 2
         high = next(s for s in (*_SIDES, base_height) if s % modulus == 0 and self._runs(s, s))
         usual = min(high, 1024 if self.observer.argument("num_frames") is None else 384)
         for side, short in (("height", "y"), ("width", "x")):
@@ -192,17 +195,24 @@ class _Axes:
 
     def _stride(self, height: int, width: int) -> tuple[int, Length]:
         """What must divide a height, and how the size that is computed follows from it."""
-        seen = {d: self._at(height=height + d, width=width) for d in (0, 1, 2, 4, 8, 16, 32, 64, 128)}
-        accepted = [d for d, calls in seen.items() if calls is not None]
-        modulus = accepted[1] if len(accepted) > 1 else height
-        changed = [d for d in accepted if seen[d] != seen[0]]
-        if not changed:
+        seen = {0: self._at(height=height, width=width)}
+        accepted: list[int] = []
+        for d in (1, 2, 4, 8, 16, 32, 64, 128):
+            seen[d] = self._at(height=height + d, width=width)
+            if seen[d] is None:
+                continue
+            accepted.append(d)
+            if seen[d] != seen[0]:
+                break
+        else:
             raise DiffmeterError("The pipeline computes the same at every height.")
-        unit = changed[0]
-        rounds_up = [d for d in accepted if d and seen[d] == seen[unit] and d > unit]
-        if unit == modulus and rounds_up:  # the next pixel already takes a whole cell more
-            return modulus, Length("y", ("height",), 1, max(rounds_up) - 1, max(rounds_up))
-        return modulus, Length("y", ("height",), 1, 0, unit)
+        modulus, unit = accepted[0], accepted[-1]
+        if unit > modulus:
+            return modulus, Length("y", ("height",), 1, 0, unit)
+        up = unit  # where the next pixel already takes a whole cell more: the size of that cell
+        while up < 128 and self._at(height=height + 2 * up, width=width) == seen[unit]:
+            up *= 2
+        return modulus, Length("y", ("height",), 1, up - 1 if up > unit else 0, up)
 
     def _at(self, **point: Any) -> dict[str, tuple[Seen, ...]] | None:
         try:
@@ -290,13 +300,6 @@ class _Axes:
                 else:
                     high = middle
         return low, high
-
-
-def _smallest(modulus: int, unit: int, base: int) -> Iterator[int]:
-    """Sides to try as the smallest, in rising order."""
-    for side in sorted({*(modulus * k for k in (1, 2, 4)), *(unit * k for k in (1, 2, 4)), 32, 64, 128, 256, base}):
-        if side % modulus == 0:
-            yield side
 
 
 def _step_of(values: Sequence[int]) -> int:
@@ -559,6 +562,10 @@ class _Derivation:
         yield {**own, "steps": self.axes.base["steps"]}
         fewest, _ = self._programs(found)[2]
         yield {**self.fixed, **low, "steps": fewest}
+        if "height" in ranges:
+            narrow = {**low, **{n: v for n, v in self.axes.base.items() if n in ranges}}
+            yield {**self.fixed, **narrow, "height": low["height"], "steps": fewest}
+            yield {**self.fixed, **narrow, "width": low["width"], "steps": fewest}
         for name, allowed in ranges.items():
             if name == "width":
                 continue
