@@ -13,7 +13,8 @@ import torch
 
 import diffmeter
 from diffmeter import ComputeProfile, dry_run, observe
-from diffmeter.profile import PRODUCTS, disabled_profile
+from diffmeter.metering.counters.kinds import Kind
+from diffmeter.profile import disabled_profile
 from tests.custom import CustomPipeline, component
 from tests.zoo import ZOO
 
@@ -49,7 +50,7 @@ def test_sums_add_up(profile) -> None:
         for call in c.calls:
             assert sum(call.macs_by_op.values()) == call.total_macs
             assert sum(call.op_level.values()) == call.matmul_macs
-            assert sum(call.macs_by_op.get(name, 0) for name in PRODUCTS) == call.matmul_macs
+            assert sum(call.macs_by_op.get(kind.value, 0) for kind in Kind if kind.is_product) == call.matmul_macs
             assert all(type(n) is int and n > 0 for n in (*call.macs_by_op.values(), *call.op_level.values()))
 
 

@@ -26,8 +26,6 @@ CONVENTION = (
     "attention call. matmul_macs: convolutions, linear layers, matrix products and both attention products, from "
     "true shapes. FLOPs = 2 x MACs."
 )
-#: op classes of ``macs_by_op`` whose sum is ``matmul_macs``
-PRODUCTS = ("conv", "linear", "attention", "matmul")
 #: conventions by name, and the attribute that holds MACs in each; ``paper`` is what many published tables print
 CONVENTIONS = {"total": "total_macs", "products": "matmul_macs", "paper": "matmul_macs_without_attention"}
 #: what MACs can be given per: an image, a step of the denoiser, or a forward of one sample
@@ -410,15 +408,6 @@ class ComputeProfile(Rendered):
         if not self.inference_time_seconds:
             return None
         return self.total_flops / self.inference_time_seconds / 1e12
-
-    def macs_by_step(self) -> dict[int, int]:
-        """MACs of every call by the step in which it was made (of all generations)."""
-        total: Counter[int] = Counter()
-        for entry in self.timeline:
-            macs = self.components[entry.component].calls[entry.call].total_macs
-            if entry.step is not None and macs is not None:
-                total[entry.step] += macs
-        return dict(sorted(total.items()))
 
     # to and from JSON
 

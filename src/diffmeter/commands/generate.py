@@ -123,7 +123,7 @@ def _generate(
     model: str, request: dict[str, Any], seed: int, count: int, output: Path | None, load_options: dict[str, Any]
 ) -> list[GeneratedImage]:
     """The images one after the other, all in one folder."""
-    from diffmeter.errors import DiffmeterError
+    from diffmeter.errors import DiffmeterError, one_line
     from diffmeter.generation.batch.display import silence_loading_bars
     from diffmeter.generation.request import GenerationRequest
     from diffmeter.inference import generate_image
@@ -148,7 +148,7 @@ def _generate(
             except (DiffmeterError, KeyboardInterrupt):
                 raise
             except Exception as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = one_line(error)
                 typer.echo(f"diffmeter: the generation failed: {type(error).__name__}: {reason}", err=True)
                 if results:
                     typer.echo(f"{len(results)} finished images are in {Path(results[0].filepath).parent}", err=True)

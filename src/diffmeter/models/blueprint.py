@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import ModelLoadError
+from diffmeter.errors import ModelLoadError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +150,7 @@ def build(
             except Exception as error:
                 raise ModelLoadError(
                     f"component {name!r} ({part.class_name}) of {blueprint.model_id!r} could not be built from its "
-                    f"configuration: {_one_line(error)}."
+                    f"configuration: {one_line(error).rstrip('.')}."
                 ) from error
     return _assemble(cls, accepted, built, blueprint)
 
@@ -169,7 +169,7 @@ def _assemble(cls: Any, accepted: Mapping[str, Any], built: dict[str, Any], blue
     except Exception as error:
         raise ModelLoadError(
             f"{blueprint.pipeline_class} could not be built from the components of {blueprint.model_id!r}: "
-            f"{_one_line(error)}."
+            f"{one_line(error).rstrip('.')}."
         ) from error
     pipeline.register_to_config(_name_or_path=blueprint.model_id)
     if blueprint.origin is not None:
@@ -204,7 +204,8 @@ def build_component(part: ComponentBlueprint, model_id: str, dtype: torch.dtype 
         raise
     except Exception as error:
         raise ModelLoadError(
-            f"{part.class_name} of {model_id!r} could not be built from its configuration: {_one_line(error)}."
+            f"{part.class_name} of {model_id!r} could not be built from its configuration: "
+            f"{one_line(error).rstrip('.')}."
         ) from error
 
 
@@ -348,7 +349,7 @@ def _real_tokenizer(part: ComponentBlueprint) -> Any:
         try:
             return cls.from_pretrained(str(part.folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # Files may be missing or need a library that is not installed.
-            logger.info("no tokenizer in %s (%s); a stand-in counts the tokens", part.folder, _one_line(error))
+            logger.info("no tokenizer in %s (%s); a stand-in counts the tokens", part.folder, one_line(error))
     return None
 
 
@@ -371,8 +372,3 @@ def _renamed(class_name: str, library: str) -> str:
 
 def _rng_devices(target: torch.device) -> list[Any]:
     return [target] if target.type == "cuda" else []
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return (text[:297] + "...") if len(text) > 300 else text.rstrip(".")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffmeter.errors import ModelLoadError
+from diffmeter.errors import ModelLoadError, one_line
 
 from .weight_files import HeaderError, safetensors_header
 
@@ -97,7 +97,4 @@ def _stored_elements(path: Path) -> int | None:
 
 def reason(error: BaseException) -> str:
     """The first sentence of another library's error, without a closing period."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    for mark in (". ", "\n"):
-        text = text.split(mark, 1)[0]
-    return (text[:297] + "...") if len(text) > 300 else text.rstrip(".")
+    return one_line(error).split(". ", 1)[0].rstrip(".")

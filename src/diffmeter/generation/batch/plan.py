@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffmeter.errors import one_line
 from diffmeter.generation.request import GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def estimate_costs(
             except Exception as error:
                 # The generation itself will say whether this model works; here only its cost stays unknown.
                 logger.info("no dry run for %s: %s", request.model_id, error)
-                costs.problems[request.model_id] = " ".join(str(error).split()) or type(error).__name__
+                costs.problems[request.model_id] = one_line(error)
         if on_progress is not None:
             on_progress(number, len(groups))
     return costs

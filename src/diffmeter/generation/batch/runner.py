@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from diffmeter.devices import best_device, memory
-from diffmeter.errors import InputError, StorageError
+from diffmeter.errors import InputError, StorageError, one_line
 from diffmeter.generation.request import GenerationRequest
 from diffmeter.generation.run import RECORD_SCHEMA_VERSION, failed_profile, run_generation
 from diffmeter.storage.run_folder import RunFolder, encode
@@ -286,10 +286,10 @@ def _record_failure(
 
 def _reason(error: BaseException) -> str:
     """Why a generation failed, in one line, with what helps where memory ran out."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error, limit=1000)
     if is_out_of_memory(error):
         text = f"out of memory; a smaller size, cpu offload or VAE tiling may help ({text})"
-    return text[:1000]
+    return text
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, one_line
 from diffmeter.generation.request import GenerationRequest
 from diffmeter.storage.files import explain_os_error
 
@@ -229,7 +229,7 @@ def _parse(text: str, path: Path) -> Any:
     except RecursionError:
         raise InputError(f"{str(path)!r} is nested too deeply.") from None
     except ValueError as error:
-        raise InputError(f"{str(path)!r} cannot be parsed: {_one_line(error)}.") from None
+        raise InputError(f"{str(path)!r} cannot be parsed: {one_line(error)}.") from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -329,7 +329,3 @@ def _suggestion(key: str, known: Any) -> str:
 def _short(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -30,7 +30,7 @@ from diffmeter.compat import (
     outside_transforms,
     without_modes,
 )
-from diffmeter.errors import CountError
+from diffmeter.errors import CountError, one_line
 from diffmeter.metering.counters.functional import NATIVE_ATTENTION, FunctionCounter
 from diffmeter.metering.counters.module_rules import ModuleCounter
 from diffmeter.metering.counters.op_level import DispatchMode, OpTally
@@ -559,7 +559,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
             except CountError:
                 raise
             except Exception as error:
-                raise CountError(f"{type(error).__name__} on the meta device: {_first_line(error)}") from error
+                raise CountError(f"{type(error).__name__} on the meta device: {one_line(error, limit=200)}") from error
     count = Count.of(modules.macs + functions.macs, tally)
     if watcher is not None:
         watcher.counted(count)
@@ -645,7 +645,3 @@ def random_state_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

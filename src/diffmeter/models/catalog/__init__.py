@@ -64,13 +64,9 @@ class Defaults:
     guidance_scale: float | None = None
     guidance_argument: str = "guidance_scale"
     """The argument of the pipeline's call that takes the guidance (``true_cfg_scale`` for some)."""
-    guidance_batch: int = 1
-    """How many times a step computes each image at this guidance: 2 with classifier-free guidance, otherwise 1."""
     num_frames: int | None = None
     max_sequence_length: int | None = None
     """Number of text tokens that the longest text encoder reads, where the pipeline has the argument of that name."""
-    text_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Number of tokens each text encoder reads, where published."""
     inputs: Mapping[str, Input] = field(default_factory=dict)
     source: str | None = None
 
@@ -318,10 +314,8 @@ def _defaults(data: Mapping[str, Any], where: str) -> Defaults:
         "num_inference_steps",
         "guidance_scale",
         "guidance_argument",
-        "guidance_batch",
         "num_frames",
         "max_sequence_length",
-        "text_tokens",
         "source",
     }
     unknown = sorted(set(data) - known - {"inputs"})
