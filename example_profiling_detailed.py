@@ -57,7 +57,7 @@ def steps_scaling(model: str, size: int, steps: list[int]) -> None:
 
 
 def resolution_scaling(model: str, sizes: list[int], steps: int) -> None:
-    """What a larger picture costs, against the first size."""
+    """What a larger image costs, against the first size."""
     print(f"Resolution scaling, {steps} steps\n")
     first: int | None = None
     for side in sizes:

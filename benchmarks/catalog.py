@@ -1,4 +1,4 @@
-"""Every model of the catalogue in one go: what a generation with its defaults costs, and what finding that out takes.
+"""Every model of the catalog in one go: what a generation with its defaults costs, and what finding that out takes.
 
     python benchmarks/catalog.py [--json FILE]
 

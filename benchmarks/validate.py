@@ -97,10 +97,10 @@ def build(library: str, class_name: str, config: Mapping[str, Any]) -> torch.nn.
 
 
 def from_catalog(model_id: str, component: str) -> torch.nn.Module:
-    """A component of a model of the catalogue."""
+    """A component of a model of the catalog."""
     entry = catalog.find(model_id)
     if entry is None:
-        raise SystemExit(f"{model_id} is not in the catalogue")
+        raise SystemExit(f"{model_id} is not in the catalog")
     part = entry.components[component]
     return build(part.library, part.class_name, part.config)
 

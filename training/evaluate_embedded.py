@@ -1,4 +1,4 @@
-"""Ask the embedded model for pictures it has never been trained on, and judge them by their pixels.
+"""Ask the embedded model for images it has never been trained on, and judge them by their pixels.
 
     python training/evaluate_embedded.py                          # 200 held-out prompts
     python training/evaluate_embedded.py --count 36 --grid grid.png
@@ -43,7 +43,7 @@ BACKGROUND, UNSURE = -1, -2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one picture shows of what its prompt named. ``relation`` is None for one object."""
+    """What one image shows of what its prompt named. ``relation`` is None for one object."""
 
     prompt: str
     colors: tuple[bool, ...]
@@ -57,9 +57,9 @@ class Verdict:
         return all(self.colors) and all(self.shapes) and self.relation is not False
 
 
-def nearest_colors(picture: np.ndarray) -> np.ndarray:
+def nearest_colors(image: np.ndarray) -> np.ndarray:
     """Index into COLORS of each pixel of ``(h, w, 3)`` uint8, or BACKGROUND where a gray is nearer than any color."""
-    pixels = picture.astype(np.float32)
+    pixels = image.astype(np.float32)
     to_colors = np.linalg.norm(pixels[:, :, None] - _PALETTE, axis=-1)
     to_gray = np.linalg.norm(pixels - pixels.mean(axis=-1, keepdims=True), axis=-1)
     return np.where(to_gray < to_colors.min(axis=-1), BACKGROUND, to_colors.argmin(axis=-1))
@@ -152,9 +152,9 @@ def _find(labels: np.ndarray, solid: np.ndarray, colors: Sequence[int], index: i
     return same[rank]
 
 
-def judge(picture: np.ndarray, scene: Scene, prompt: str = "") -> Verdict:
-    """Compare a picture ``(64, 64, 3)`` uint8 with the scene that its prompt describes."""
-    labels = nearest_colors(picture)
+def judge(image: np.ndarray, scene: Scene, prompt: str = "") -> Verdict:
+    """Compare an image ``(64, 64, 3)`` uint8 with the scene that its prompt describes."""
+    labels = nearest_colors(image)
     solid = solid_colors(labels)
     colors = [_NAMES.index(item.color) for item in scene.items]
     colored = int((solid >= 0).sum())
@@ -187,10 +187,10 @@ def held_out_prompts(count: int, seed: int) -> list[tuple[Scene, str]]:
 
 
 def summarize(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Parts of 1: objects of the named color, objects of the named shape, true relations, wholly right pictures."""
+    """Parts of 1: objects of the named color, objects of the named shape, true relations, wholly right images."""
     relations = [verdict.relation for verdict in verdicts if verdict.relation is not None]
     figures = {
-        "pictures": len(verdicts),
+        "images": len(verdicts),
         "color": float(np.mean([right for verdict in verdicts for right in verdict.colors])),
         "shape": float(np.mean([right for verdict in verdicts for right in verdict.shapes])),
         "all_right": float(np.mean([verdict.right for verdict in verdicts])),
@@ -208,7 +208,7 @@ Painter = Callable[[list[str], list[int]], "list[Image]"]
 
 
 def painter(model: str | Path, steps: int, guidance: float) -> Painter:
-    """A function from prompts and seeds to pictures; each picture depends on its own prompt and seed alone."""
+    """A function from prompts and seeds to images; each image depends on its own prompt and seed alone."""
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -226,7 +226,7 @@ def painter(model: str | Path, steps: int, guidance: float) -> Painter:
 
 
 def grid(images: Sequence[Image], columns: int = 6, scale: int = 2, space: int = 4) -> Image:
-    """The pictures side by side, each pixel drawn ``scale`` times as wide and high."""
+    """The images side by side, each pixel drawn ``scale`` times as wide and high."""
     from PIL import Image as images_module
 
     side = images[0].width * scale
@@ -240,7 +240,7 @@ def grid(images: Sequence[Image], columns: int = 6, scale: int = 2, space: int =
 
 
 def evaluate(paint: Painter, count: int, seed: int, batch: int = 20) -> tuple[list[Verdict], list[Image], float]:
-    """Paint and judge ``count`` held-out prompts: verdicts, pictures, seconds spent painting."""
+    """Paint and judge ``count`` held-out prompts: verdicts, images, seconds spent painting."""
     asked = held_out_prompts(count, seed)
     images: list[Image] = []
     started = time.perf_counter()
@@ -254,16 +254,16 @@ def evaluate(paint: Painter, count: int, seed: int, batch: int = 20) -> tuple[li
 
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Judge the embedded model's pictures by their pixels.")
+    parser = argparse.ArgumentParser(description="Judge the embedded model's images by their pixels.")
     parser.add_argument("--model", type=Path, default=MODEL, help="folder of the pipeline")
     parser.add_argument("--count", type=int, default=200, help="held-out prompts")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    parser.add_argument("--batch", type=int, default=20, help="pictures painted at once")
+    parser.add_argument("--batch", type=int, default=20, help="images painted at once")
     parser.add_argument("--json", type=Path, help="write figures and verdicts here")
-    parser.add_argument("--grid", type=Path, help="write the first 36 pictures here, as one PNG")
-    parser.add_argument("--wrong", action="store_true", help="list the pictures that are not wholly right")
+    parser.add_argument("--grid", type=Path, help="write the first 36 images here, as one PNG")
+    parser.add_argument("--wrong", action="store_true", help="list the images that are not wholly right")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.steps < 1 or options.batch < 1:
@@ -281,10 +281,10 @@ def main(arguments: list[str] | None = None) -> int:
     figures = summarize(verdicts)
     print(f"{options.count} held-out prompts, seed {options.seed}, {options.steps} steps, guidance {options.guidance}")
     for name, value in figures.items():
-        if name != "pictures":
+        if name != "images":
             target = f"  (target {TARGETS[name]:.0%})" if name in TARGETS else ""
             print(f"  {name:<22}{value:7.1%}{target}")
-    print(f"  painted in {seconds:.1f} s, {seconds / options.count:.2f} s a picture")
+    print(f"  painted in {seconds:.1f} s, {seconds / options.count:.2f} s an image")
     if options.wrong:
         for index, verdict in enumerate(verdicts):
             if not verdict.right:

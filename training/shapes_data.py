@@ -1,6 +1,6 @@
-"""Pictures of colored shapes and the prompts that describe them, made by code.
+"""Images of colored shapes and the prompts that describe them, made by code.
 
-A :class:`Scene` says what is in a picture, :func:`render` draws it, and :func:`describe` words it. Nothing is read
+A :class:`Scene` says what is in an image, :func:`render` draws it, and :func:`describe` words it. Nothing is read
 from disk: the same seed gives the same scenes, prompts and pixels everywhere.
 
 Some combinations are never drawn for training, see :func:`is_held_out`; the evaluation asks for exactly those.
@@ -38,7 +38,7 @@ HELD_OUT_PERCENT = 10
 # Radius in pixels (half the side of the box around the shape) by size word, for one object and for two.
 _RADIUS_ONE = {None: (10.0, 18.0), "small": (8.0, 10.5), "large": (18.5, 24.0)}
 _RADIUS_TWO = {None: (9.0, 13.0), "small": (8.0, 9.5), "large": (13.0, 14.5)}
-_MARGIN = 2.0  # pixels between an object and the edge of the picture
+_MARGIN = 2.0  # pixels between an object and the edge of the image
 _GAP = 2.0  # pixels at least between two objects
 
 
@@ -115,7 +115,7 @@ def _place_two(
     before, between = np.sort(rng.uniform(0, slack, size=2))
     a = _MARGIN + before + first
     b = a + first + _GAP + (between - before) + second
-    # The other axis: close to one line, so that only one relation is true of the picture.
+    # The other axis: close to one line, so that only one relation is true of the image.
     shift = rng.uniform(-5, 5)
     largest = max(radii)
     line = rng.uniform(largest + _MARGIN + 5, IMAGE_SIZE - largest - _MARGIN - 5)
@@ -313,7 +313,7 @@ def render(scenes: Sequence[Scene]) -> np.ndarray:
     line = first + (last - first) * ramp
     vertical = np.array([scene.background[2] for scene in scenes])[:, None, None]
     gray = np.where(vertical, line[:, :, None], line[:, None, :])
-    picture = np.repeat(gray[:, None], 3, axis=1).astype(np.float32)
+    image = np.repeat(gray[:, None], 3, axis=1).astype(np.float32)
     for layer in range(2):
         for shape in SHAPES:
             chosen = [i for i in range(n) if layer < len(scenes[i].items) and scenes[i].items[layer].shape == shape]
@@ -327,5 +327,5 @@ def render(scenes: Sequence[Scene]) -> np.ndarray:
                 np.array([item.radius for item in items]),
             )[:, None]
             color = np.array([COLORS[item.color] for item in items], dtype=np.float32)[:, :, None, None]
-            picture[chosen] = picture[chosen] * (1 - cover) + color * cover
-    return picture / 127.5 - 1.0
+            image[chosen] = image[chosen] * (1 - cover) + color * cover
+    return image / 127.5 - 1.0

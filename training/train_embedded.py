@@ -109,7 +109,7 @@ def build_unet() -> UNet2DConditionModel:
         cross_attention_dim=128,
         attention_head_dim=4,  # for this class: the number of heads
         norm_num_groups=16,
-        # The text, pooled, is added to the time embedding too: what concerns the whole picture (background, place,
+        # The text, pooled, is added to the time embedding too: what concerns the whole image (background, place,
         # which of two relations) is learned much sooner than by cross-attention alone.
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
@@ -205,46 +205,46 @@ class Worker:
             gradient.copy_(part.view_as(gradient))
 
 
-def edges(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def edges(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Differences between neighboring pixels, to the right and downwards."""
-    return picture[..., :, 1:] - picture[..., :, :-1], picture[..., 1:, :] - picture[..., :-1, :]
+    return image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
 
 
-def picture_loss(decoded: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def image_loss(decoded: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Error of pixels and of edges, and the mean absolute pixel error alone.
 
     Colored pixels weigh more than the gray ones behind them, and squared errors are added to absolute ones: with
     absolute errors alone the colors of small objects are learned last.
     """
     decoded = decoded.float()
-    weight = 1 + 3 * (pictures.amax(1, keepdim=True) - pictures.amin(1, keepdim=True))
-    error = (decoded - pictures).abs()
+    weight = 1 + 3 * (images.amax(1, keepdim=True) - images.amin(1, keepdim=True))
+    error = (decoded - images).abs()
     pixel = (weight * (error + 2 * error.square())).mean()
-    edge = sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(pictures), strict=True))
+    edge = sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(images), strict=True))
     return pixel + edge, error.detach().mean()
 
 
-def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The picture loss of the whole VAE plus a little KL divergence, and the mean absolute pixel error."""
-    posterior = vae.encode(pictures).latent_dist
-    loss, error = picture_loss(vae.decode(posterior.sample()).sample, pictures)
+def vae_loss(vae: AutoencoderKL, images: torch.Tensor, kl_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image loss of the whole VAE plus a little KL divergence, and the mean absolute pixel error."""
+    posterior = vae.encode(images).latent_dist
+    loss, error = image_loss(vae.decode(posterior.sample()).sample, images)
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     return loss + kl_weight * kl, error
 
 
-def decoder_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The picture loss of the decoder alone, given latents that are a little wrong, as those of the UNet are."""
+def decoder_loss(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The image loss of the decoder alone, given latents that are a little wrong, as those of the UNet are."""
     with torch.no_grad():
-        latents = vae.encode(pictures).latent_dist.mean.float()
+        latents = vae.encode(images).latent_dist.mean.float()
     latents = latents + LATENT_ERROR * torch.randn_like(latents)
-    return picture_loss(vae.decode(latents).sample, pictures)
+    return image_loss(vae.decode(latents).sample, images)
 
 
 @torch.no_grad()
-def standardize_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+def standardize_latents(vae: AutoencoderKL, images: torch.Tensor) -> None:
     """Fold mean 0 and deviation 1 per channel into the two 1 x 1 convolutions around the latents."""
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(64)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
     vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
@@ -254,8 +254,8 @@ def standardize_latents(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
     vae.quant_conv.bias[channels:] -= 2 * deviation.log()
 
 
-def scene_pictures(seed: list[int], count: int, device: torch.device) -> torch.Tensor:
-    """The pictures of one VAE batch."""
+def scene_images(seed: list[int], count: int, device: torch.device) -> torch.Tensor:
+    """The images of one VAE batch."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(render([sample_training_scene(rng) for _ in range(count)])).to(device)
 
@@ -320,19 +320,19 @@ def train_vae(options: argparse.Namespace, worker: Worker) -> AutoencoderKL:
     vae = build_vae().to(worker.device)
     vae.set_attn_processor(AttnProcessor())  # plain products: on a CPU their backward is faster than the fused one
 
-    def pictures(stage: str, step: int) -> torch.Tensor:
+    def images(stage: str, step: int) -> torch.Tensor:
         seed = [options.seed, STREAMS[stage], step, worker.rank]
-        return scene_pictures(seed, worker.share(options.vae_batch), worker.device)
+        return scene_images(seed, worker.share(options.vae_batch), worker.device)
 
     parameters = list(vae.parameters())
     if not train_stage(options, worker, "vae", vae, parameters, options.vae_steps, options.vae_lr,
-                       lambda step: vae_loss(vae, pictures("vae", step), options.kl_weight)):  # fmt: skip
-        standardize_latents(vae, scene_pictures([options.seed, 3], 512, worker.device))
+                       lambda step: vae_loss(vae, images("vae", step), options.kl_weight)):  # fmt: skip
+        standardize_latents(vae, scene_images([options.seed, 3], 512, worker.device))
         save_finished(options, worker, "vae", vae)
     if options.decoder_steps:
         parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
         if not train_stage(options, worker, "decoder", vae, parameters, options.decoder_steps, options.vae_lr,
-                           lambda step: decoder_loss(vae, pictures("decoder", step))):  # fmt: skip
+                           lambda step: decoder_loss(vae, images("decoder", step))):  # fmt: skip
             save_finished(options, worker, "decoder", vae)
     return vae.eval()
 
@@ -408,8 +408,8 @@ class Pool:
             rng = np.random.default_rng([options.seed, 4, index, worker.rank])
             scenes = [sample_training_scene(rng) for _ in range(min(256, size - index))]
             with torch.no_grad(), autocast(worker.device, options.bf16):
-                pictures = torch.from_numpy(render(scenes)).to(worker.device)
-                parts += [vae.encode(part).latent_dist.mean.half().cpu() for part in pictures.split(64)]
+                images = torch.from_numpy(render(scenes)).to(worker.device)
+                parts += [vae.encode(part).latent_dist.mean.half().cpu() for part in images.split(64)]
             prompts = [describe(rng, scene) for scene in scenes for _ in range(self.WORDINGS)]
             tokens.append(tokenize(tokenizer, prompts).to(torch.int16))
         return {"latents": torch.cat(parts), "tokens": torch.cat(tokens).view(-1, self.WORDINGS, PROMPT_TOKENS)}
@@ -461,7 +461,7 @@ def noise_levels(rng: np.random.Generator, count: int) -> torch.Tensor:
     """Which steps of the noise schedule to train on, ``(count,)`` integers from 0 to 999.
 
     One from each of ``count`` equally likely parts, which makes the loss less noisy. Six of ten lie towards the noisy
-    end (logit-normal around 0.79): pictures of large flat areas show through much noise, so background, number and
+    end (logit-normal around 0.79): images of large flat areas show through much noise, so background, number and
     place of the objects are decided within the last tenth, and their shapes soon after.
     """
     even = torch.from_numpy((np.arange(count) + rng.random(count)) / count)
@@ -608,28 +608,28 @@ def compute_report(options: argparse.Namespace, tokenizer: CLIPTokenizer) -> Ite
     for model in (vae, unet):
         model.set_attn_processor(AttnProcessor())
     text_encoder.config._attn_implementation = "eager"
-    picture, latents = torch.zeros(1, 3, 64, 64), torch.zeros(1, 4, 16, 16)
+    image, latents = torch.zeros(1, 3, 64, 64), torch.zeros(1, 4, 16, 16)
     tokens, step = tokenize(tokenizer, [""]), torch.tensor([500])
-    vae_macs = count_macs(lambda: vae_loss(vae, picture, 1.0)[0])
+    vae_macs = count_macs(lambda: vae_loss(vae, image, 1.0)[0])
     reader, facts = Reader(text_encoder), torch.zeros(1, len(FACTS), dtype=torch.long)
     text_macs = count_macs(lambda: reader(tokens, facts, tokenizer.eos_token_id)[0])
     scheduler = build_scheduler()
     unet_macs = count_macs(lambda: diffusion_step(unet, text_encoder, scheduler, latents, tokens, step, latents))
     vae.encoder.requires_grad_(False)
-    decoder_macs = count_macs(lambda: decoder_loss(vae, picture)[0])
+    decoder_macs = count_macs(lambda: decoder_loss(vae, image)[0])
     with OpCounter() as counter, torch.no_grad():
-        vae.encode(picture)
+        vae.encode(image)
     decoder_total = decoder_macs * options.vae_batch * options.decoder_steps
     vae_total = vae_macs * options.vae_batch * options.vae_steps
     pool_total = counter.tally.total * options.pool
     text_total = text_macs * options.text_batch * options.text_steps
     unet_total = unet_macs * options.batch * options.unet_steps
     for name, each, total in (
-        ("VAE, one picture forward and backward", vae_macs, vae_total),
-        ("VAE decoder alone, one picture", decoder_macs, decoder_total),
-        ("scenes, one picture encoded", counter.tally.total, pool_total),
+        ("VAE, one image forward and backward", vae_macs, vae_total),
+        ("VAE decoder alone, one image", decoder_macs, decoder_total),
+        ("scenes, one image encoded", counter.tally.total, pool_total),
         ("text encoder alone, one prompt forward and backward", text_macs, text_total),
-        ("UNet + text encoder, one picture forward and backward", unet_macs, unet_total),
+        ("UNet + text encoder, one image forward and backward", unet_macs, unet_total),
     ):
         yield f"{name}: {format_count(each, 'MACs')}, all: {format_count(total, 'MACs')}"
     whole = vae_total + decoder_total + pool_total + text_total + unet_total

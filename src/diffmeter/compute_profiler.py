@@ -1,4 +1,4 @@
-"""The design's face: a profiler object, a pipeline's profile as a dictionary, and MACs by component.
+"""The profiler: an object, a pipeline's profile as a dictionary, and MACs by component.
 
 Everything here stands on dry runs: the pipeline's own code is run with stand-ins, nothing is computed on the
 device and the pipeline is left as it was.
@@ -52,7 +52,7 @@ class ComputeProfiler:
 
         Args:
             pipe: a loaded diffusers pipeline; it is left as it is.
-            input_shape: (images, 3, height, width) of the pictures to be made.
+            input_shape: (images, 3, height, width) of the images to be made.
             num_inference_steps: steps of the generation.
             model_id: what to call the model in the profile.
             call_arguments: anything else for the pipeline's call, such as ``guidance_scale``.
@@ -163,7 +163,7 @@ def measure_text_encoder_macs(pipe: Any, prompt: str = "", **call: Any) -> int:
 
 
 def measure_vae_decode_macs(pipe: Any, height: int | None = None, width: int | None = None, **call: Any) -> int:
-    """MACs (``total_macs``) of turning the latents of one generation into pictures of a size in pixels.
+    """MACs (``total_macs``) of turning the latents of one generation into images of a size in pixels.
 
     Raises:
         InputError: an argument that the pipeline does not accept.

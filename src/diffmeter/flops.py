@@ -74,7 +74,7 @@ def flops_embedding(batch_size: int, seq_len: int, hidden_dim: int) -> int:
     """FLOPs of the embedding: ``B * S * H``.
 
     Looking a token up costs nothing; adding its position costs one addition for each element. Qwen2.5 itself adds
-    no positions (it rotates queries and keys): the term stands for the model as the design describes it.
+    no positions (it rotates queries and keys): the term stands for models that add them.
 
     Raises:
         InputError: a size is not a whole number above 0 (a ``ValueError``, as in every function here).

@@ -63,25 +63,25 @@ def test_the_unet_attends_at_two_resolutions_and_the_vae_compresses_four_times()
     assert len(json.loads((FOLDER / "vae" / "config.json").read_text())["block_out_channels"]) == 3
 
 
-def test_same_seed_same_pixels_other_seed_other_picture(draw: Draw) -> None:
+def test_same_seed_same_pixels_other_seed_other_image(draw: Draw) -> None:
     first = draw(seed=1)
     assert first.shape == (64, 64, 3)
     assert np.array_equal(first, draw(seed=1))
     assert np.abs(first.astype(int) - draw(seed=2)).mean() > 5
 
 
-def test_guidance_and_negative_prompt_change_the_picture(draw: Draw) -> None:
+def test_guidance_and_negative_prompt_change_the_image(draw: Draw) -> None:
     plain = draw()
     assert not np.array_equal(plain, draw(guidance_scale=1.0))
     assert not np.array_equal(plain, draw(negative_prompt="on a white background"))
 
 
 @pytest.mark.parametrize("prompt", ["", "a zebra in the rain, 4k", "\u732b", "red " * 100])
-def test_any_text_gives_a_picture(draw: Draw, prompt: str) -> None:
+def test_any_text_gives_a_image(draw: Draw, prompt: str) -> None:
     assert draw(prompt, num_inference_steps=2).shape == (64, 64, 3)
 
 
-def test_a_picture_takes_seconds(draw: Draw) -> None:
+def test_a_image_takes_seconds(draw: Draw) -> None:
     draw(num_inference_steps=1)
     started = time.process_time()
     draw()

@@ -1,4 +1,4 @@
-"""The judge of the pictures: right on true pictures, and not to be fooled by wrong ones."""
+"""The judge of the images: right on true images, and not to be fooled by wrong ones."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CIRCLE = Item("red", "circle", None, 16.0, 32.0, 11.0)
 SQUARE = Item("blue", "square", None, 46.0, 30.0, 11.0)
 
 
-def test_true_pictures_are_right() -> None:
+def test_true_images_are_right() -> None:
     asked = held_out_prompts(40, seed=3)
     assert all(is_held_out(scene) for scene, _ in asked)
     verdicts = [judge(drawn(scene), scene, prompt) for scene, prompt in asked]
     assert [verdict.prompt for verdict in verdicts if not verdict.right] == []
 
 
-def test_pictures_of_other_prompts_are_wrong() -> None:
+def test_images_of_other_prompts_are_wrong() -> None:
     asked = held_out_prompts(40, seed=3)
     verdicts = [judge(drawn(asked[i - 1][0]), scene, prompt) for i, (scene, prompt) in enumerate(asked)]
     assert summarize(verdicts)["all_right"] < 0.1
@@ -71,8 +71,8 @@ def test_a_third_object_of_another_color_spoils_the_color() -> None:
 def test_noise_and_emptiness_are_wrong() -> None:
     truth = pair(CIRCLE, SQUARE)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    for picture in (noise, np.zeros((64, 64, 3), np.uint8)):
-        verdict = judge(picture, truth)
+    for image in (noise, np.zeros((64, 64, 3), np.uint8)):
+        verdict = judge(image, truth)
         assert not any(verdict.colors)
         assert not any(verdict.shapes)
         assert verdict.relation is False
@@ -118,7 +118,7 @@ def test_each_object_and_each_relation_counts_once() -> None:
     truth, alone = pair(CIRCLE, SQUARE), Scene((CIRCLE,), None, None, BLACK)
     reshaped = judge(drawn(pair(CIRCLE, replace(SQUARE, shape="star"))), truth)
     figures = summarize([reshaped, judge(drawn(alone), alone)])
-    assert figures["pictures"] == 2
+    assert figures["images"] == 2
     assert figures["color"] == 1
     assert figures["relation"] == 1
     assert figures["shape"] == pytest.approx(2 / 3)

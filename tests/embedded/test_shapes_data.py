@@ -1,4 +1,4 @@
-"""Scenes, prompts and pictures made by code."""
+"""Scenes, prompts and images made by code."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_prompts_name_what_is_drawn() -> None:
 
 def test_a_circle_is_drawn_with_its_color_place_and_area() -> None:
     scene = Scene((Item("red", "circle", None, 20.0, 40.0, 10.0),), None, None, ("black", "black", True))
-    picture = (render([scene])[0] + 1) * 127.5
-    assert np.allclose(picture[:, 40, 20], COLORS["red"], atol=0.01)
-    assert np.allclose(picture[:, 5, 50], GRAYS["black"], atol=0.01)
+    image = (render([scene])[0] + 1) * 127.5
+    assert np.allclose(image[:, 40, 20], COLORS["red"], atol=0.01)
+    assert np.allclose(image[:, 5, 50], GRAYS["black"], atol=0.01)
     # Area of a circle of radius 0.95 x 10: pi x 9.5^2 = 283.5 pixels; anti-aliased coverage adds up to it.
     cover = shape_coverage("circle", np.array([20.0]), np.array([40.0]), np.array([10.0]))
     assert cover.sum() == pytest.approx(283.5, rel=0.005)

@@ -85,18 +85,18 @@ def test_learning_rate_rises_stays_and_falls(step: int, rate: float) -> None:
     assert train.learning_rate(step, steps=100, peak=1.0, warmup=10, cooldown=0.2) == pytest.approx(rate)
 
 
-def test_standardized_latents_decode_to_the_same_picture() -> None:
+def test_standardized_latents_decode_to_the_same_image() -> None:
     torch.manual_seed(0)
     vae = train.build_vae().eval()
     rng = np.random.default_rng(0)
-    pictures = torch.from_numpy(render([sample_scene(rng) for _ in range(8)]))
+    images = torch.from_numpy(render([sample_scene(rng) for _ in range(8)]))
     with torch.no_grad():
-        before = vae.encode(pictures).latent_dist
-        picture = vae.decode(before.mean).sample
+        before = vae.encode(images).latent_dist
+        image = vae.decode(before.mean).sample
         deviation = before.mean.std((0, 2, 3))
-        train.standardize_latents(vae, pictures)
-        after = vae.encode(pictures).latent_dist
-        assert torch.allclose(vae.decode(after.mean).sample, picture, atol=1e-4)
+        train.standardize_latents(vae, images)
+        after = vae.encode(images).latent_dist
+        assert torch.allclose(vae.decode(after.mean).sample, image, atol=1e-4)
         assert torch.allclose(after.std * deviation[:, None, None], before.std, rtol=1e-3)
     assert torch.allclose(after.mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
     assert torch.allclose(after.mean.std((0, 2, 3)), torch.ones(4), atol=1e-4)
@@ -105,8 +105,8 @@ def test_standardized_latents_decode_to_the_same_picture() -> None:
 def test_training_the_decoder_alone_leaves_the_latents() -> None:
     torch.manual_seed(0)
     vae = train.build_vae()
-    pictures = torch.zeros(1, 3, 64, 64)
-    train.decoder_loss(vae, pictures)[0].backward()
+    images = torch.zeros(1, 3, 64, 64)
+    train.decoder_loss(vae, images)[0].backward()
     assert all(parameter.grad is None for parameter in [*vae.encoder.parameters(), *vae.quant_conv.parameters()])
     assert all(parameter.grad is not None for parameter in vae.decoder.parameters())
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Operations for each trained parameter and step.
 #: sgd: p -= lr * g (2). momentum: v = mu * v + g (2), p -= lr * v (2).
 #: adam: first moment 3, second moment 4, bias corrections 2, p -= lr * m / (sqrt(v) + eps) 5.
-#: adamw: one more, p *= 1 - lr * decay. (The design groups the same 15 as 3 + 4 + 4 + 4.)
+#: adamw: one more, p *= 1 - lr * decay. (Some tables group the same 15 as 3 + 4 + 4 + 4.)
 OPTIMIZER_OPS: Mapping[str, int] = {"sgd": 2, "momentum": 4, "adam": 14, "adamw": 15}
 _OPTIMIZER_ALIASES = {"momentum_sgd": "momentum", "sgd_momentum": "momentum", "momentum sgd": "momentum"}
 

@@ -54,7 +54,7 @@ class ResNetBKConfig:
             raise InputError(f"v_max must be above 0, got {self.v_max!r}")
 
 
-#: the design's baseline: 4 blocks of width 64, 4 experts of which each token visits one
+#: the baseline: 4 blocks of width 64, 4 experts of which each token visits one
 BASELINE_CONFIG = ResNetBKConfig()
 #: the same with the LM head tied to the embedding: the baseline's forward and backward, fewer parameters to update
 STEP2_CONFIG = ResNetBKConfig(tie_embeddings=True)

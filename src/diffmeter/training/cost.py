@@ -1,6 +1,6 @@
 """What training a diffusion model costs: forward, backward and optimizer of its steps, without a weight.
 
-A training step encodes a batch of pictures (VAE) and captions (text encoders), both frozen and both often cached,
+A training step encodes a batch of images (VAE) and captions (text encoders), both frozen and both often cached,
 runs the denoiser once, goes backward through it, and updates the trained parameters. Here the pipeline is rehearsed
 to learn with what its denoiser is called; then the denoiser's twin runs that call forward and backward on the meta
 device, with gradients required exactly where the method trains, and every product that is dispatched is counted.
@@ -49,7 +49,7 @@ METHODS = ("full", "lora")
 #: the attention projections that the diffusers training scripts put adapters on
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
-# Names of pipeline arguments that switch guidance on: a training step has none, so its batch is that of the pictures.
+# Names of pipeline arguments that switch guidance on: a training step has none, so its batch is that of the images.
 _GUIDANCE = {"guidance_scale": 1.0, "true_cfg_scale": 1.0, "pag_scale": 0.0}
 
 
@@ -117,7 +117,7 @@ class TrainingCost:
         model: model id or pipeline class.
         method: ``"full"`` or ``"lora"``.
         rank, target_modules: of the adapters; None and empty for full fine-tuning.
-        batch_size, steps: pictures of one step, and how many steps.
+        batch_size, steps: images of one step, and how many steps.
         gradient_checkpointing: whether blocks are computed again during the backward pass.
         optimizer: name of the optimizer; its operations are elementwise.
         components: everything that runs in a step.
@@ -396,10 +396,10 @@ def training_cost(
         method: ``"full"`` trains every parameter of the denoiser, ``"lora"`` adapters on its attention projections.
         rank: of the adapters.
         steps: optimizer steps.
-        batch_size: pictures of one step.
+        batch_size: images of one step.
         gradient_checkpointing: compute blocks again during the backward pass instead of keeping their activations.
         cache_text: captions are encoded before training, so that steps do not pay for the text encoders.
-        cache_latents: pictures are encoded before training, so that steps do not pay for the VAE.
+        cache_latents: images are encoded before training, so that steps do not pay for the VAE.
         optimizer: sgd, momentum, adam or adamw.
         target_modules: layers that get adapters.
         token_count: number of tokens that a caption is taken to have where the tokenizer is not there.
@@ -434,7 +434,7 @@ def training_cost(
         _enable_checkpointing(twin)
     rows = _rows(rehearsal.recording.calls[first].arguments)
     if rows is not None and rows != batch_size:
-        notes.append(f"{name} computes {rows} rows for {batch_size} pictures, as this pipeline calls it")
+        notes.append(f"{name} computes {rows} rows for {batch_size} images, as this pipeline calls it")
     counted = _count_twin_step(twin, rehearsal.recording.calls[first].arguments)
     trained = sum(p.numel() for p in twin.parameters() if p.requires_grad)
     unknown = f"operators without a formula: {', '.join(sorted(counted.uncounted))}" if counted.uncounted else None
@@ -537,7 +537,7 @@ def _autoencoders(rehearsal: Rehearsal) -> set[str]:
 
 
 def _vae(rehearsal: Rehearsal, modules: Mapping[str, nn.Module], batch: int, cached: bool) -> Iterator[ComponentCost]:
-    """The encoding of the pictures: what the pipeline decodes into is what a training step encodes."""
+    """The encoding of the images: what the pipeline decodes into is what a training step encodes."""
     decoded = next((c for c in rehearsal.recording.calls if c.method == "decode" and c.output_shape is not None), None)
     if decoded is None or decoded.output_shape is None:
         return
@@ -549,9 +549,9 @@ def _vae(rehearsal: Rehearsal, modules: Mapping[str, nn.Module], batch: int, cac
     if encode is None:
         yield ComponentCost(name, class_name, "vae", params, 0, None, cached=cached, reason="it has no encode method")
         return
-    pictures = torch.empty((batch, *decoded.output_shape[1:]), device="meta")
+    images = torch.empty((batch, *decoded.output_shape[1:]), device="meta")
     try:
-        counted = replay(encode, twin, freeze((pictures,), {}))
+        counted = replay(encode, twin, freeze((images,), {}))
     except CountError as error:
         yield ComponentCost(name, class_name, "vae", params, 0, None, cached=cached, reason=str(error))
         return

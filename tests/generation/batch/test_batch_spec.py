@@ -52,7 +52,7 @@ def test_single_values_stand_for_lists_of_one_and_the_seed_is_0(tmp_path: Path) 
     assert found == [GenerationRequest("o/a", "a cat", None, None, None, 3, 2, 0)]
 
 
-def test_the_catalogue_fills_in_defaults(tmp_path: Path) -> None:
+def test_the_catalog_fills_in_defaults(tmp_path: Path) -> None:
     (one,) = requests_in(write(tmp_path / "a.yaml", "models: stabilityai/stable-diffusion-2-1-base\nprompts: x"))
     assert (one.width, one.height) == (512, 512)
     assert one.num_inference_steps is not None

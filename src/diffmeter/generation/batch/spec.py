@@ -153,7 +153,7 @@ def _check_finite(spec: dict[str, Any], name: str) -> None:
 def requests_of(spec: Mapping[str, Any], name: str = "spec") -> list[GenerationRequest]:
     """Every generation of a checked spec, each once, in order: by model, then size, steps, guidance, prompts, seeds.
 
-    The catalogue's defaults are filled in. Raises ``InputError``.
+    The catalog's defaults are filled in. Raises ``InputError``.
     """
     count = _size_of(spec)
     if count > MAX_GENERATIONS:

@@ -46,7 +46,7 @@ class Input:
     """An argument of the pipeline's call that it cannot do without, for models that need more than a prompt.
 
     ``kind`` is "value" (``value`` is passed as it is), "tensor" (a tensor of ``shape``; -1 stands for the batch), or
-    "image" (a picture of the requested size).
+    "image" (an image of the requested size).
     """
 
     kind: str
