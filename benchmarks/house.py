@@ -110,17 +110,17 @@ class House:
         return [circle for graph in (self.room_graph(), self.module_graph()) for circle in _circles(graph)]
 
     def height(self) -> int:
-        """How many floors the imports really have: the longest chain of them."""
-        graph = self.room_graph()
-        ground = set(FLOORS[0])
+        """How many floors the imports have: the longest chain of them, each floor counted once; 0 with arrows up."""
+        number = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+        below: dict[int, set[int]] = {floor: set() for floor in number.values()}
+        for room, imported in self.room_graph().items():
+            below[number[room]] |= {number[other] for other in imported} - {number[room]}
 
         @cache
-        def above(room: str) -> int:
-            if room in ground:
-                return 1
-            return 1 + max((above(other) for other in graph.get(room, ())), default=0)
+        def stacked(floor: int) -> int:
+            return 1 + max((stacked(other) for other in below[floor]), default=0)
 
-        return 0 if _circles(graph) else max(above(room) for room in graph)
+        return 0 if self.arrows_up() else max(map(stacked, below))
 
 
 def _circles(graph: Mapping[str, set[str]]) -> list[list[str]]:

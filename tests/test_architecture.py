@@ -98,13 +98,13 @@ def test_a_renderer(checkout: Path) -> None:
 
 
 def test_a_command(checkout: Path) -> None:
-    module = '"""``diffmeter hello``."""\n\n\ndef run() -> None:\n    """Greet."""\n    print("hello")\n'
-    (checkout / "src" / "diffmeter" / "commands" / "hello.py").write_text(module, encoding="utf-8")
-    _edit(
-        checkout / "src" / "diffmeter" / "cli.py",
-        '    ("env", "env"),\n',
-        '    ("env", "env"),\n    ("hello", "hello"),\n',
+    module = (
+        '"""``diffmeter hello``."""\n\nEXAMPLES = ("diffmeter hello",)\n\n\n'
+        'def run() -> None:\n    """Greet."""\n    print("hello")\n'
     )
+    commands = checkout / "src" / "diffmeter" / "commands"
+    (commands / "hello.py").write_text(module, encoding="utf-8")
+    _edit(commands / "__init__.py", '    "env",\n', '    "env",\n    "hello",\n')
     assert _run(checkout, "-m", "diffmeter", "hello").stdout == "hello\n"
     assert "Greet." in _run(checkout, "-m", "diffmeter", "--help").stdout
 
