@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -206,6 +206,13 @@ def storage_identity(tensor: torch.Tensor) -> int:
 def set_frame_evaluation(callback: Any) -> Any:
     """Set what TorchDynamo does with Python frames (None: nothing) and return what it did before."""
     return torch._C._dynamo.eval_frame.set_eval_frame(callback)
+
+
+def uncompiled_here() -> AbstractContextManager[Any]:
+    """Run the block without ``torch.compile``: what is compiled does its work as the Python code that it was."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled yet
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def never_compile(function: Callable[..., Any]) -> None:

@@ -185,7 +185,7 @@ class TestForeignCode:
         assert judge(ModuleSnapshot(nn.Sequential(nn.Linear(3, 3), nn.TransformerEncoderLayer(8, 2)))).foreign is None
 
     def test_own_code_is_named(self) -> None:
-        assert judge(ModuleSnapshot(nn.Sequential(Net()))).foreign == "Net"
+        assert judge(ModuleSnapshot(nn.Sequential(Net()))).foreign == "Processor in Net.processor"
 
     @pytest.mark.parametrize(
         "held", [lambda x: x, Processor(), [lambda x: x], {"f": Processor().__call__}, Processor().__call__]

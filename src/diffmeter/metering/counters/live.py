@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffmeter.compat import active_transform, beneath_other_modes, on_every_forward
+from diffmeter.compat import active_transform, beneath_other_modes, on_every_forward, uncompiled_here
 from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.patching import own
 from diffmeter.metering.watching.snapshot import OwnHooks
@@ -51,6 +51,7 @@ class LiveCount:
         functions = FunctionCounter(modules.covered)
         operators = OpCounter()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(uncompiled_here())
             self._hook_modules(modules, stack)
             stack.enter_context(beneath_other_modes(operators))
             if self._by_functions:

@@ -162,7 +162,7 @@ class ReachableCode:
         mine = {key: place for key, place in self._places.items() if key in other._places}
         for key, (_, where, value) in mine.items():
             theirs = other._places[key][2]
-            if theirs is not value and not _equal_atoms(theirs, value):
+            if theirs is not value and not _equal_atoms(theirs, value) and not _is_compiler(theirs):
                 return where
         for key, (_, contents, where) in self._contents.items():
             if (
@@ -465,6 +465,11 @@ def _same_contents(a: Any, b: Any) -> bool:
         return bool(a == b)
     except Exception:
         return False
+
+
+def _is_compiler(value: Any) -> bool:
+    """Whether a function was put into its place by torch.compile, which does so when it is first loaded."""
+    return str(getattr(value, "__module__", "")).startswith("torch._dynamo.")
 
 
 def _equal_atoms(a: Any, b: Any) -> bool:

@@ -255,7 +255,7 @@ class ModuleSnapshot:
                 stack.extend(child for child in children.values() if child is not None)
             hooked = values["_forward_hooks"] or values["_forward_pre_hooks"]
             altered = hooked or any(key in values for key in _ALTERED_KEYS)
-            altered = altered or not values.keys().isdisjoint(_methods_of(cls))
+            altered = altered or not values.keys().isdisjoint(_methods_of(cls)) or "weight" in values
             if altered or type(module) not in PLAIN_MODULES:
                 part = self._kept[id(module)] = Part(module)
                 if altered:

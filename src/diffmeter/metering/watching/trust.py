@@ -137,6 +137,10 @@ def _unusual_weight(snapshot: ModuleSnapshot) -> str | None:
         packed = root_of(type(weight).__module__) in PACKING_LIBRARIES and weight.layout == torch.strided
         if kind is not None and not packed:
             return f"a weight is {kind}"
+    for part in snapshot.parts_with_state:
+        for value in part.attributes.values():
+            if type(value) is TensorSpec and value.kind is not None:
+                return f"an attribute is {value.kind}"
     return None
 
 
