@@ -110,6 +110,17 @@ NO_PRODUCT = {
 }  # fmt: skip
 
 
+#: operators of libraries that quantize weights, which need not be installed: what unpacks is no product
+OF_LIBRARIES = {
+    "packing, quantizing or reordering of a weight": [
+        *(f"quanto.{name}" for name in ("quantize_symmetric", "quantize_affine", "dequantize_symmetric", "unpack")),
+        *(f"bitsandbytes.{name}_{bits}" for name in ("quantize", "dequantize") for bits in ("4bit", "blockwise")),
+        *(f"bitsandbytes.int8_{name}" for name in ("vectorwise_quant", "vectorwise_dequant", "double_quant")),
+        "bitsandbytes.int8_mm_dequant",
+    ],
+}
+
+
 def packets() -> Iterator[tuple[str, list[Any]]]:
     """Every operator by name (``aten.add``), with its overloads."""
     found: dict[str, list[Any]] = defaultdict(list)
@@ -179,6 +190,8 @@ def table() -> tuple[dict[str, Any], list[str]]:
             others[found[0]].append(name)
         else:
             parts[found[0]].setdefault(found[1], []).append(name)
+    for reason, names in OF_LIBRARIES.items():
+        parts["no_product"].setdefault(reason, []).extend(names)
     return {"torch": str(torch.__version__), **parts, **others}, missing
 
 

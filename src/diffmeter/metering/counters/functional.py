@@ -160,7 +160,8 @@ def linear(x: Shape, weight: Shape, *, out: Shape) -> int:
     *("aten._dyn_quant_matmul_4bit", "quantized.linear", "quantized.linear_relu", "quantized.linear_dynamic"),
     *("quantized.linear_relu_dynamic", "quantized.linear_dynamic_fp16", "quantized.linear_relu_dynamic_fp16"),
     *("sparse.qlinear", "sparse.qlinear_relu", "sparse.qlinear_dynamic", "sparse.qlinear_relu_dynamic"),
-    *("quanto.qbytes_mm", "quanto.udqmm"),
+    *("quanto.qbytes_mm", "quanto.udqmm", "quanto.gemm_f16i4_awq", "quanto.gemm_f16i4_marlin"),
+    *("bitsandbytes.int8_linear_matmul", "bitsandbytes.int8_scaled_mm", "bitsandbytes.gemv_4bit"),
     kind=Kind.LINEAR,
 )
 def packed_linear(x: Shape, *, out: Shape) -> int:

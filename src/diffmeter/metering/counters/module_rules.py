@@ -29,9 +29,10 @@ from diffmeter.errors import MissingPackageError
 
 from . import user_formulas
 from .kinds import Kind, kind_of
+from .packed import logical_linear
 
 if TYPE_CHECKING:
-    from .op_level import OpTally
+    from .op_level import OpState, OpTally
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +179,7 @@ class ModuleCounter:
         self.macs: Counter[Kind] = Counter()
         self._depth = 0
         self._of_user: list[tuple[nn.Module, contextlib.ExitStack, OpTally | None]] = []
+        self._packed: list[tuple[nn.Module, int, OpTally | None, OpState | None]] = []
 
     def covered(self) -> bool:
         return self._depth > 0
@@ -186,6 +188,10 @@ class ModuleCounter:
         """Forward pre-hook."""
         if _is_itself(module):
             self._depth += 1
+        if (layer := logical_linear(module)) is not None:
+            self._depth += 1
+            tally = user_formulas.tally_here()
+            self._packed.append((module, layer.in_features, tally, None if tally is None else tally.state()))
         if user_formulas.of_module(type(module)) is not None:
             tally = user_formulas.tally_here()
             stack = contextlib.ExitStack()
@@ -201,6 +207,9 @@ class ModuleCounter:
             if formula is not None and tally is not None:
                 tally.add_of_user(formula, (module, *args) if formula.takes_module else args, kwargs, output)
             return
+        if self._packed and self._packed[-1][0] is module:
+            self._after_packed(output)
+            return
         if type(module) in _PRODUCT_TYPES:
             if not _is_itself(module):
                 return
@@ -215,6 +224,17 @@ class ModuleCounter:
             return
         if counted is not None:
             self.macs[counted[0]] += counted[1]
+
+    def _after_packed(self, output: Any) -> None:
+        """A layer with a packed weight: the products of the layer that it stands for, whichever kernel runs them."""
+        module, inputs, tally, before = self._packed.pop()
+        self._depth -= 1
+        if user_formulas.is_covered() or not isinstance(output, torch.Tensor):
+            return
+        macs = output.numel() * inputs
+        self.macs[Kind.LINEAR] += macs
+        if tally is not None and before is not None:
+            tally.explain(before, f"packed.{type(module).__name__}", Kind.LINEAR, macs)
 
     def attach(self, root: nn.Module) -> Callable[[], None]:
         """Hook every module below ``root`` that has a rule (a twin: it is not restored on errors); undo by calling."""

@@ -147,7 +147,8 @@ def sparse_linear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
     *("_quantized._wrapped_quantized_linear_prepacked", "mkl._mkl_linear", "mkldnn._linear_pointwise"),
     *("onednn.qlinear_pointwise", "onednn.linear_dynamic_fp16", "onednn.linear_relu_dynamic_fp16"),
     *("sparse.qlinear", "sparse.qlinear_relu", "sparse.qlinear_dynamic", "sparse.qlinear_relu_dynamic"),
-    *("quanto.qbytes_mm", "quanto.udqmm"),
+    *("quanto.qbytes_mm", "quanto.udqmm", "quanto.gemm_f16i4_awq", "quanto.gemm_f16i4_marlin"),
+    *("bitsandbytes.int8_linear_matmul", "bitsandbytes.int8_scaled_mm", "bitsandbytes.gemv_4bit"),
 )
 def packed_linear(x: Shape, *_: Any, out: Shape, **__: Any) -> int:
     # a packed weight does not show its sizes: every output element sums the width of x
@@ -362,6 +363,13 @@ def is_composite(func: Any) -> bool:
     return compat.is_composite(func)
 
 
+class OpState(NamedTuple):
+    """What a tally had seen at one moment."""
+
+    total: int
+    unknown: Counter[str]
+
+
 class OpTally:
     """What one counted forward dispatched.
 
@@ -393,6 +401,23 @@ class OpTally:
         for (_, kind), macs in self.of_user.items():
             kinds[kind] += macs
         return kinds
+
+    def state(self) -> OpState:
+        """What was seen until now, for :meth:`explain`."""
+        return OpState(self.total, self.unknown.copy())
+
+    def explain(self, before: OpState, name: str, kind: Kind, macs: int) -> None:
+        """Explain the kernels without a formula that ran since ``before``: together they made ``macs`` products.
+
+        That holds if the others made none or just as many, in which case theirs stand; else they stay reported.
+        """
+        seen = self.total - before.total
+        if self.unknown == before.unknown or seen not in (0, macs):
+            return
+        self.unknown = before.unknown
+        if not seen:
+            self.macs[name] += macs
+            self.kinds[kind] += macs
 
     def add(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
         """Note one dispatched operator; returns its MACs."""

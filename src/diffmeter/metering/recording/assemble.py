@@ -11,6 +11,7 @@ from typing import Any
 from diffmeter.compat import step_cache_of, uncompiled
 from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.pipelines import roles
+from diffmeter.metering.counters.packed import parameters_of
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
 from diffmeter.models.adapters import active_adapters
@@ -51,7 +52,7 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
     devices: Counter[str] = Counter()
     for name, module in parts.components.items():
         seen: dict[int, Any] = {id(p): p for p in module.parameters()}
-        params = sum(_logical_numel(p) for p in seen.values())
+        params = parameters_of(module)
         kinds = Counter({str(p.dtype).removeprefix("torch."): p.numel() for p in seen.values()})
         dtype = kinds.most_common(1)[0][0] if kinds else None
         if dtype is not None:
@@ -77,18 +78,6 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
             if (cache := step_cache_of(uncompiled(module))) is not None
         },
     )
-
-
-def _logical_numel(parameter: Any) -> int:
-    """Elements of the weight as the model knows it, also where it is packed into fewer bytes."""
-    state = getattr(parameter, "quant_state", None)
-    shape = getattr(state, "shape", None)
-    if shape is None:
-        return int(parameter.numel())
-    product = 1
-    for size in shape:
-        product *= int(size)
-    return product
 
 
 def _model_id(pipe: Any) -> str | None:

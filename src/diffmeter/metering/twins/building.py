@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from diffmeter.compat import unseen
+from diffmeter.metering.counters.packed import LogicalLinear, is_packed_convolution, logical_linear
 from diffmeter.metering.watching.signature import ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
 from diffmeter.metering.watching.snapshot import BASE_KEYS, SHARED_KEYS, ModuleSnapshot, Part, no_garbage_collection
 from diffmeter.metering.watching.trust import belongs_to_model
@@ -52,7 +53,7 @@ def build_twin(structure: ModuleSnapshot) -> nn.Module:
 def _build(structure: ModuleSnapshot, parts: list[Part]) -> nn.Module:
     memo: dict[int, Any] = {}
     for part in parts:
-        memo[id(part.module)] = object.__new__(part.cls)
+        memo[id(part.module)] = object.__new__(_class_of_twin(part))
     for part in parts:
         for tensor in (*part.parameters.values(), *part.buffers.values()):
             if tensor is not None and id(tensor) not in memo:
@@ -73,13 +74,16 @@ def _build(structure: ModuleSnapshot, parts: list[Part]) -> nn.Module:
     for part in structure.altered:
         _use_compute_dtype(memo[id(part.module)], part)
     root: nn.Module = memo[id(structure.root)]
+    for part in parts:
+        layer = logical_linear(part.module)
+        if layer is not None:
+            _use_plain_weight(memo[id(part.module)], layer)
     for module in root.modules():
-        _use_plain_linear(module)
         _use_native_attention(module)
     return root
 
 
-_SHARED_TYPES = (torch.Generator, torch.nn.Module)
+_SHARED_TYPES = (torch.Generator, torch.nn.Module, torch.ScriptObject)
 
 
 def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
@@ -111,7 +115,7 @@ def _fill(twin: nn.Module, part: Part, memo: dict[int, Any]) -> None:
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, ATOMS):
+    if isinstance(value, (*ATOMS, torch.ScriptObject)):  # a packed weight: nothing on a twin reads it
         return value
     value = getattr(value, "_torchdynamo_orig_callable", value)  # what was compiled: a method is bound to the twin
     known = memo.get(id(value))
@@ -157,18 +161,23 @@ def _use_compute_dtype(twin: nn.Module, part: Part) -> None:
                 tensors[name] = nn.Parameter(cast, requires_grad=False) if isinstance(tensor, nn.Parameter) else cast
 
 
-def _use_plain_linear(module: nn.Module) -> None:
-    """A quantised linear layer packs its weight; its product is that of a plain one of the same size."""
-    if not isinstance(module, nn.Linear) or type(module) is nn.Linear:
-        return
-    weight = module._parameters.get("weight")
-    if weight is None or (weight.is_floating_point() and weight.shape == (module.out_features, module.in_features)):
-        return
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    module.__class__ = nn.Linear
-    module._parameters["weight"] = nn.Parameter(
-        torch.empty(module.out_features, module.in_features, dtype=dtype, device="meta"), requires_grad=False
-    )
+def _class_of_twin(part: Part) -> type[nn.Module]:
+    """A quantized layer packs its weight; its products are those of a plain one of the same size."""
+    if is_packed_convolution(part.module):
+        return next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if issubclass(part.cls, kind))
+    return part.cls if logical_linear(part.module) is None else nn.Linear
+
+
+def _use_plain_weight(twin: nn.Module, layer: LogicalLinear) -> None:
+    dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    def weight(*shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
+
+    twin._modules.clear()
+    twin._parameters.clear()
+    twin._parameters["weight"] = weight(layer.out_features, layer.in_features)
+    twin._parameters["bias"] = weight(layer.out_features) if layer.bias else None
 
 
 def _use_native_attention(module: nn.Module) -> None:
