@@ -19,6 +19,7 @@ _PUBLIC = {
     "dry_run": "metering.recording.dry_run",
     "count": "metering.recording.count",
     "StepCache": "metering.step_cache",
+    "register_formula": "metering.counters.registration",
     "compare": "reports.comparison",
     "sweep": "reports.comparison",
     "formula": "formulas.library",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from diffmeter.formulas.library import formula as formula
     from diffmeter.inference import generate_image as generate_image
     from diffmeter.inference import generate_images_sequential as generate_images_sequential
+    from diffmeter.metering.counters.registration import register_formula as register_formula
     from diffmeter.metering.recording.count import count as count
     from diffmeter.metering.recording.dry_run import dry_run as dry_run
     from diffmeter.metering.recording.observe import observe as observe

@@ -205,6 +205,10 @@ class ComputeProfile(Rendered):
         generations: how often the pipeline was called.
         uncounted: what is missing from the totals: ``{"component", "op" or "reason", "calls"}``.
         differences: where the two counters do not agree: ``{"component", "method", "op", "thop", "op_level"}``.
+        left_out: what is no product and named all the same: ``{"component", "op", "reason", "calls"}``. It does not
+            make the profile incomplete.
+        user_formulas: MACs in the totals that rest on a formula of the user's (``register_formula``), which no second
+            counter checks: ``{"component", "target", "kind", "macs"}``.
         inference_time_seconds: wall-clock time of the pipeline calls; None without a real run.
         timeline: every call in order.
     """
@@ -216,6 +220,8 @@ class ComputeProfile(Rendered):
     generations: int = 1
     uncounted: tuple[dict[str, Any], ...] = ()
     differences: tuple[dict[str, Any], ...] = ()
+    left_out: tuple[dict[str, Any], ...] = ()
+    user_formulas: tuple[dict[str, Any], ...] = ()
     inference_time_seconds: float | None = None
     count_seconds: float | None = None
     input_shape: tuple[int, ...] | None = None
@@ -446,6 +452,8 @@ class ComputeProfile(Rendered):
             "convention": CONVENTION,
             "complete": self.complete,
             "uncounted": [dict(entry) for entry in self.uncounted],
+            "left_out": [dict(entry) for entry in self.left_out],
+            "user_formulas": [dict(entry) for entry in self.user_formulas],
             "denoisers": list(self.denoisers),
             "components": {name: _component_to_dict(c, self.is_counted(name)) for name, c in self.components.items()},
             "cross_check": {
@@ -482,6 +490,8 @@ class ComputeProfile(Rendered):
             steps_run=data["steps_run"],
             generations=data["generations"],
             uncounted=tuple(dict(entry) for entry in data["uncounted"]),
+            left_out=tuple(dict(entry) for entry in data.get("left_out", ())),
+            user_formulas=tuple(dict(entry) for entry in data.get("user_formulas", ())),
             differences=tuple(dict(entry) for entry in data["cross_check"]["differences"]),
             inference_time_seconds=data["inference_time_seconds"],
             count_seconds=data["count_seconds"],

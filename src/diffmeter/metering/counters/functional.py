@@ -23,6 +23,8 @@ from diffmeter.compat import NATIVE_ATTENTION, RECURRENT_FUNCTIONS, packet_of, q
 from . import user_formulas
 from .einsum import einsum_macs
 from .kinds import Kind
+from .past_pytorch import NAME as PAST_PYTORCH
+from .past_pytorch import PastPyTorch
 from .shapes import Shape, Sparse, shapes_of
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def function(names: str, *functions: Any, kind: Kind | None = None) -> Callable[
     """
 
     def declare(formula: Formula) -> Formula:
-        for each in functions:
+        for each in dict.fromkeys(functions):
             FORMULAS.setdefault(each, []).append(Entry(formula, tuple(names.split()), kind))
         return formula
 
@@ -377,11 +379,22 @@ class FunctionCounter(TorchFunctionMode):
         super().__init__()
         self.macs: Counter[Kind] = Counter()
         self._covered = covered
+        self._past = PastPyTorch()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        tally = user_formulas.tally_here()
+        if tally is not None and self._past.found():
+            tally.unknown[PAST_PYTORCH] += 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not self._covered() and not user_formulas.is_covered():
+        if user_formulas.is_covered():
+            return out
+        name = _key(func)
+        self._past.see(func, name, args, out)
+        if name in FORMULAS and not self._covered():
             try:
                 self.macs.update(function_macs(func, args, kwargs, out))
             except Exception:  # an unusual way to call it: the op-level count will show the difference

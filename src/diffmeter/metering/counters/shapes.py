@@ -6,10 +6,11 @@ Two layouts need more than their sizes: a nested tensor, and a sparse one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from diffmeter.compat import without_dispatch_modes
 
 Shape = tuple[int, ...]
 
@@ -43,13 +44,14 @@ def shapes_of(value: Any) -> Any:
 def _shape(tensor: torch.Tensor) -> Shape | Ragged:
     if tensor.layout is torch.strided and not tensor.is_nested:
         return tensor.shape
-    if tensor.is_nested:
-        return Ragged(tuple(row.shape) for row in tensor.unbind())
-    values: Callable[[], torch.Tensor] | None = {
-        torch.sparse_coo: tensor._values,
-        torch.sparse_csr: tensor.values,
-        torch.sparse_csc: tensor.values,
-        torch.sparse_bsr: tensor.values,
-        torch.sparse_bsc: tensor.values,
-    }.get(tensor.layout)
-    return tensor.shape if values is None else Sparse(tuple(tensor.shape), values().numel())
+    with without_dispatch_modes(), torch.no_grad():  # a counter at work is not to see what is asked here
+        if tensor.is_nested:
+            return Ragged(tuple(row.shape) for row in tensor.unbind())
+        if tensor.layout is torch.sparse_coo:
+            return Sparse(tuple(tensor.shape), tensor._values().numel())
+        if tensor.layout in _COMPRESSED:
+            return Sparse(tuple(tensor.shape), tensor.values().numel())
+    return tensor.shape
+
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)

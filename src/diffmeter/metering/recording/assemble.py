@@ -11,6 +11,7 @@ from typing import Any
 from diffmeter.compat import step_cache_of, uncompiled
 from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.pipelines import roles
+from diffmeter.metering.counters.operators import table
 from diffmeter.metering.counters.packed import parameters_of
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
@@ -181,6 +182,8 @@ def build_profile(
         generations=generations,
         uncounted=tuple(_uncounted(recording)),
         differences=tuple(_differences(recording)),
+        left_out=tuple(_left_out(recording)),
+        user_formulas=tuple(_of_user(recording)),
         inference_time_seconds=sum(g.seconds for g in finished) if finished else None,
         count_seconds=getattr(recording, "count_seconds", None),
         input_shape=input_shape,
@@ -375,6 +378,24 @@ def _uncounted(recording: Recording) -> Iterator[dict[str, Any]]:
         reasons[component, "reason", reason] += 1
     for (component, kind, text), times in reasons.items():
         yield {"component": component, kind: text, "calls": times}
+
+
+def _left_out(recording: Recording) -> Iterator[dict[str, Any]]:
+    times: Counter[tuple[str, str]] = Counter()
+    for record in recording.calls:
+        if record.count is not None:
+            times.update({(record.component, name): n for name, n in record.count.left_out.items()})
+    for (component, name), n in times.items():
+        yield {"component": component, "op": name, "reason": table().left_out[name], "calls": n}
+
+
+def _of_user(recording: Recording) -> Iterator[dict[str, Any]]:
+    macs: Counter[tuple[str, str, str]] = Counter()
+    for record in recording.calls:
+        for part in () if record.count is None else record.count.of_user:
+            macs[record.component, part.name, part.kind.value] += part.macs
+    for (component, name, kind), n in macs.items():
+        yield {"component": component, "target": name, "kind": kind, "macs": n}
 
 
 def _differences(recording: Recording) -> Iterator[dict[str, Any]]:

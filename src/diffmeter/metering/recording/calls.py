@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from diffmeter.metering.counters import user_formulas
 from diffmeter.metering.counters.tally import Count
+from diffmeter.metering.counters.user_formulas import UserFormula
 from diffmeter.metering.twins.replay import Replay
 from diffmeter.metering.watching.signature import Frozen
 
@@ -30,6 +33,7 @@ class CallRecord:
         failure: why it could not be counted.
         reused: modules that a declared step cache did not run.
         in_run: whether it was counted while it ran, so that ``seconds`` includes the counting.
+        formulas: the user's formulas in force when it was made.
     """
 
     component: str
@@ -44,6 +48,7 @@ class CallRecord:
     failure: str | None = None
     reused: tuple[str, ...] = ()
     in_run: bool = False
+    formulas: Mapping[Any, UserFormula] = field(default_factory=user_formulas.current, repr=False)
 
     @property
     def settled(self) -> bool:

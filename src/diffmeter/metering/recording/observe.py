@@ -20,6 +20,7 @@ from torch import nn
 from diffmeter.compat import uncompiled
 from diffmeter.devices import Timer, accelerator_of, synchronize
 from diffmeter.errors import CountError, DiffmeterError
+from diffmeter.metering.counters import user_formulas
 from diffmeter.metering.counters.live import LiveCount, OutsideCalls
 from diffmeter.metering.pipelines.parts import Parts, parts_of
 from diffmeter.metering.twins.building import build_twin
@@ -173,7 +174,8 @@ class Pending:
             record.failure = str(self.twin)
         else:
             try:
-                record.take(self.twin.get(record.method, record.arguments))
+                with user_formulas.using(record.formulas):
+                    record.take(self.twin.get(record.method, record.arguments))
             except CountError as error:
                 record.failure = str(error)
 

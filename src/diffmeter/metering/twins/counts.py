@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from diffmeter.errors import CountError
+from diffmeter.metering.counters import user_formulas
 from diffmeter.metering.watching.signature import Frozen
 
 from .replay import Replay, replay
@@ -28,8 +29,8 @@ class TwinCounts:
         self.twin = twin
         self.forget = forget
         self.stateful = stateful
-        self._known: dict[tuple[str, Any], dict[Any, Replay | CountError]] = {}
-        self._reads: dict[tuple[str, Any], frozenset[int]] = {}
+        self._known: dict[tuple[Any, ...], dict[Any, Replay | CountError]] = {}
+        self._reads: dict[tuple[Any, ...], frozenset[int]] = {}
 
     def get(self, method: str, arguments: Frozen, call: Callable[..., Any] | None = None) -> Replay:
         """The replay of one call.
@@ -37,7 +38,7 @@ class TwinCounts:
         Raises:
             CountError: it cannot be counted.
         """
-        signature = (method, arguments.key)
+        signature = (method, arguments.key, tuple(user_formulas.current().values()))
         known = self._known.setdefault(signature, {})
         reads = self._reads.get(signature, frozenset())
         found = None if self.stateful else known.get(arguments.values(reads))
