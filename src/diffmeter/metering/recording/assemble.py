@@ -10,9 +10,9 @@ from typing import Any
 
 from diffmeter.compat import step_cache_of, uncompiled
 from diffmeter.metering.counters.kinds import Kind, kind_of
-from diffmeter.metering.pipelines import roles
 from diffmeter.metering.counters.operators import table
 from diffmeter.metering.counters.packed import parameters_of
+from diffmeter.metering.pipelines import roles
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
 from diffmeter.models.adapters import active_adapters
