@@ -507,7 +507,10 @@ class DispatchMode(TorchDispatchMode):
 
 def has_own_way(types: Iterable[type]) -> bool:
     """Whether a tensor among the operands carries operators out in a way of its own, which is then what is counted."""
-    return any(kind.__module__.partition(".")[0] not in PACKING_LIBRARIES for kind in types)
+    return any(kind not in _PLAIN and kind.__module__.partition(".")[0] not in PACKING_LIBRARIES for kind in types)
+
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
 class OpCounter(DispatchMode):
