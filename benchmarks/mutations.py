@@ -602,10 +602,7 @@ def denoiser_again(trial: Trial, how: Callable[[Callable[[Any], Any], Any], None
         last["busy"] = True
 
         def function(x: Any) -> Any:
-            if key is None:
-                out = denoiser(x, *args[1:], **kwargs)
-            else:
-                out = denoiser(**{**kwargs, key: x})
+            out = denoiser(x, *args[1:], **kwargs) if key is None else denoiser(**{**kwargs, key: x})
             return out[0] if isinstance(out, tuple) else out.sample
 
         try:

@@ -63,8 +63,17 @@ def test_installs_and_runs_offline(built: Path, environment: Callable[[str], Pat
     (file,) = built.glob(pattern)
     scripts = environment(file.suffix.strip("."))
     elsewhere = scripts.parent
-    pip = [scripts / "python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--ignore-installed"]
-    _run(*pip, "--no-build-isolation", file, cwd=elsewhere)
+    pip: list[str | Path] = [
+        scripts / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--ignore-installed",
+    ]
+    _run(*pip, "--ignore-installed", "--no-build-isolation", file, cwd=elsewhere)
     where = _run(scripts / "python", "-c", "import diffmeter; print(diffmeter.__file__)", cwd=elsewhere)
     assert str(elsewhere.resolve()) in str(Path(where.strip()).resolve())
     profile = json.loads(_run(scripts / "diffmeter", "profile", "diffmeter/shapes", "--json", cwd=elsewhere))

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -82,7 +83,8 @@ _RESNET: list[tuple[str, str]] = [
 
 def ldm_unet(unet: nn.Module) -> Shapes:
     """The UNet of SD 1, SD 2 and SDXL in the layout of latent-diffusion and ComfyUI."""
-    layers = unet.config.layers_per_block
+    config: Any = unet.config
+    layers: int = config.layers_per_block
     attends = {int(m[1]) for n in shapes_of(unet) if (m := re.match(r"up_blocks\.(\d+)\.attentions\.", n))}
     result: Shapes = {}
     for name, shape in shapes_of(unet).items():
@@ -120,7 +122,8 @@ def ldm_unet(unet: nn.Module) -> Shapes:
 
 def ldm_vae(vae: nn.Module, prefix: str = "first_stage_model.") -> Shapes:
     """The autoencoder of Stable Diffusion and FLUX in the layout of latent-diffusion."""
-    last = len(vae.config.block_out_channels) - 1
+    config: Any = vae.config
+    last = len(config.block_out_channels) - 1
     result: Shapes = {}
     for name, shape in shapes_of(vae).items():
         new = re.sub(r"down_blocks\.(\d+)\.resnets\.(\d+)", r"down.\1.block.\2", name)

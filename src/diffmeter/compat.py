@@ -212,7 +212,8 @@ def uncompiled_here() -> AbstractContextManager[Any]:
     """Run the block without ``torch.compile``: what is compiled does its work as the Python code that it was."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled yet
         return nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def never_compile(function: Callable[..., Any]) -> None:
@@ -404,4 +405,5 @@ def single_file_conversion(cls: type[nn.Module]) -> Callable[..., dict[str, torc
     )
 
     name = _get_single_file_loadable_mapping_class(cls)
-    return None if name is None else SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"]
+    known: Any = SINGLE_FILE_LOADABLE_CLASSES
+    return None if name is None else known[name]["checkpoint_mapping_fn"]

@@ -214,6 +214,7 @@ def flop_report(model: nn.Module, inp: Inputs, with_backward: bool = False) -> F
         _run(model, args, kwargs, with_backward)
     by_operator = {str(op): int(flops) for op, flops in mode.get_flop_counts().get("Global", {}).items()}
     by_module = {name: sum(ops.values()) for name, ops in mode.get_flop_counts().items() if name != "Global"}
+    assert watcher.tally is not None
     return FlopReport(
         total_flops=sum(by_operator.values()),
         by_operator=by_operator,

@@ -116,7 +116,8 @@ def _active_names(module: nn.Module) -> list[str]:
         if isinstance(active, list) and hasattr(part, "merged_adapters"):
             if getattr(part, "disable_adapters", False):
                 return []
-            return [name for name in active if name not in part.merged_adapters]
+            merged: Any = part.merged_adapters
+            return [name for name in active if name not in merged]
     return []
 
 

@@ -231,7 +231,8 @@ def _lengths(tokenizer: Any, text: Any) -> Iterator[int]:
     texts = [text] if isinstance(text, str) else text if isinstance(text, (list, tuple)) else []
     for each in texts:
         if isinstance(each, str) and each.strip():
-            yield len(type(tokenizer).__mro__[1].tokenize(tokenizer, each))
+            expected: Any = type(tokenizer).__mro__[1]
+            yield len(expected.tokenize(tokenizer, each))
 
 
 def stand_ins_of(components: Iterable[Any]) -> list[Any]:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from diffmeter import compat
-from diffmeter.compat import packet_of, schema_of
+from diffmeter.compat import packet_of
 from diffmeter.metering.watching.reachable import PACKING_LIBRARIES
 
 from . import user_formulas
@@ -233,7 +233,7 @@ def affine_grid(theta: Shape, *_: Any, out: Shape, **__: Any) -> int:
 
 
 @operator("aten._native_multi_head_attention", kind=Kind.LINEAR)
-def fused_projections(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed: int, *_: Any, **__: Any) -> int:
+def fused_projections(query: Shape | Ragged, key: Shape, _v: Any, embed: int, *_: Any, **__: Any) -> int:
     # (B, N, E) against (B, M, E): E*E for each query, key and value, and E*E for each result
     if isinstance(query, Ragged):  # self-attention over sequences of different lengths
         return sum(4 * n * embed * embed for n, _ in query)
@@ -241,7 +241,7 @@ def fused_projections(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed
 
 
 @operator("aten._native_multi_head_attention", kind=Kind.ATTENTION)
-def fused_attention(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed: int, *_: Any, **__: Any) -> int:
+def fused_attention(query: Shape | Ragged, key: Shape, _v: Any, embed: int, *_: Any, **__: Any) -> int:
     # over all heads: N*M*E for the scores, N*M*E for the sums
     if isinstance(query, Ragged):
         return sum(2 * n * n * embed for n, _ in query)
@@ -250,7 +250,7 @@ def fused_attention(query: Shape | Ragged, key: Shape | Ragged, _v: Any, embed: 
 
 # position of the first feed-forward weight among the operator's arguments that follow the packed projection's weight
 _FEED_FORWARD_WEIGHT = [
-    argument.name for argument in schema_of(torch.ops.aten._transformer_encoder_layer_fwd.default).arguments
+    argument.name for argument in torch.ops.aten._transformer_encoder_layer_fwd.default._schema.arguments
 ].index("ffn_weight_1") - 2
 
 

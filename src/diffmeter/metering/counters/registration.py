@@ -110,7 +110,8 @@ def _is_known(target: Any) -> bool:
         return any(has_formula(getattr(target, overload)) for overload in target.overloads())
     if isinstance(target, torch._ops.OpOverload):
         return has_formula(target) or target.overloadpacket in user_formulas.current()
-    return inspect.isclass(target) and rule_for(target) is not None
+    cls: Any = target
+    return inspect.isclass(target) and rule_for(cls) is not None
 
 
 def _report_calls(function: types.FunctionType) -> None:

@@ -227,7 +227,8 @@ class Rebinder:
         if getattr(type(value), "__dictoffset__", 0) == 0 and not _slots(type(value)):
             return self._opaque(value)
         try:
-            clone = type(value).__new__(type(value)) if _written_in_c(type(value)) else object.__new__(type(value))
+            cls: Any = type(value)
+            clone = cls.__new__(cls) if _written_in_c(cls) else object.__new__(cls)
         except TypeError:
             return self._opaque(value)
         self._keep(value, clone)
@@ -259,7 +260,7 @@ class Rebinder:
             return cls
         known = self._copies.get(id(cls))
         if known is not None:
-            return known[1]  # type: ignore[no-any-return]
+            return known[1]
         namespace: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__slots__": ()}
         # The bases' copies stand behind the class: there, ``super()`` in one of its methods finds them.
         bases = [own for base in cls.__bases__ if (own := self._own_class(base)) is not base]
@@ -331,7 +332,7 @@ def _of_library(module_name: str | None) -> bool:
     return file is not None and bool({"site-packages", "dist-packages"}.intersection(Path(file).parts))
 
 
-def _written_in_c(cls: type) -> bool:
+def _written_in_c(cls: Any) -> bool:
     """Whether instances of a class are made by more than ``object.__new__``."""
     return cls.__new__ is not object.__new__ and not isinstance(cls.__new__, types.FunctionType)
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from diffmeter.compat import (
+    NATIVE_ATTENTION,
     attention_registry,
     global_module_hooks,
     native_attention_backend,
@@ -31,7 +32,7 @@ from diffmeter.compat import (
     without_modes,
 )
 from diffmeter.errors import CountError, one_line
-from diffmeter.metering.counters.functional import NATIVE_ATTENTION, FunctionCounter
+from diffmeter.metering.counters.functional import FunctionCounter
 from diffmeter.metering.counters.module_rules import ModuleCounter
 from diffmeter.metering.counters.op_level import DispatchMode, OpTally
 from diffmeter.metering.counters.tally import Count
@@ -112,6 +113,8 @@ class KnownValues(DispatchMode):
         reads: indices of the call's tensors whose values the forward looked at.
         assumed: whether an unknown value was asked for and ``assumption`` given.
     """
+
+    tally: OpTally
 
     def __init__(self, tally: OpTally, assumption: bool = False) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import types
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class UserState:
         for cell in function.__closure__ or ():
             content = getattr(cell, "cell_contents", _ABSENT)  # an empty cell has none
             if content is not _ABSENT:
-                self._restorers.append(lambda cell=cell, content=content: setattr(cell, "cell_contents", content))
+                self._restorers.append(partial(setattr, cell, "cell_contents", content))
                 self._waiting.append(content)
 
     def _keep_names(self, table: Any, names: list[str], write: Callable[[str, Any], Any], owner: Any = None) -> None:

@@ -164,11 +164,11 @@ class ReachableCode:
             theirs = other._places[key][2]
             if theirs is not value and not _equal_atoms(theirs, value) and not _is_compiler(theirs):
                 return where
-        for key, (_, contents, where) in self._contents.items():
+        for table, (_, contents, where) in self._contents.items():
             if (
-                key in other._contents
+                table in other._contents
                 and not where.endswith(_HOOK_TABLES)
-                and not _same_contents(contents, other._contents[key][1])
+                and not _same_contents(contents, other._contents[table][1])
             ):
                 return where
         return None
@@ -342,7 +342,7 @@ class ReachableCode:
             names.setdefault(id(owner), (table, []))[1].append(name)
         found = []
         for table, listed in names.values():
-            pick = itemgetter(*listed)
+            pick: Callable[[Any], Any] = itemgetter(*listed)
             found.append((table, pick, pick(table)))
         return found
 
