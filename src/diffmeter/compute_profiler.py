@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from diffmeter.errors import DiffmeterError, InputError
+from diffmeter.errors import DiffmeterError, InputError, whole_number
 from diffmeter.metering.counters.attention_wrapper import (
     _sdpa_macs_counter as _sdpa_macs_counter,
 )
@@ -23,6 +23,7 @@ from diffmeter.metering.counters.attention_wrapper import (
 from diffmeter.metering.counters.attention_wrapper import (
     sdpa_flops as sdpa_flops,
 )
+from diffmeter.metering.pipelines.roles import decodes, is_text_encoder
 from diffmeter.profile import ComponentProfile, ComputeProfile, disabled_profile, shapes_as_tuples
 from diffmeter.units import format_count, format_count_in
 
@@ -66,10 +67,10 @@ class ComputeProfiler:
             InputError: a shape or a number of steps that no pipeline could take.
         """
         batch, height, width = _checked_shape(input_shape)
-        _check_steps(num_inference_steps)
+        num_inference_steps = whole_number(num_inference_steps, "the number of inference steps")
         if not self.enabled:
             return disabled_profile("the profiler is switched off")
-        arguments = {"num_inference_steps": num_inference_steps, **call_arguments}
+        arguments = _with_steps(num_inference_steps, call_arguments)
         try:
             profile = profile_call(pipe, height, width, batch, arguments, model_id)
         except DiffmeterError as error:
@@ -125,7 +126,7 @@ def summarize_macs(
         InputError: an argument that the pipeline does not accept.
         DiffmeterError: the pipeline cannot be run dry.
     """
-    _check_steps(steps)
+    steps = whole_number(steps, "the number of inference steps")
     arguments: dict[str, Any] = {"num_inference_steps": steps, "prompt": prompt}
     if guidance_scale is not None:
         arguments["guidance_scale"] = guidance_scale
@@ -142,7 +143,7 @@ def measure_unet_macs(pipe: Any, height: int | None = None, width: int | None = 
         InputError: an argument that the pipeline does not accept.
         DiffmeterError: the pipeline cannot be run dry, or its denoiser cannot be counted.
     """
-    profile = profile_call(pipe, height, width, 1, {"num_inference_steps": 2, **call})
+    profile = profile_call(pipe, height, width, 1, _with_steps(2, call))
     macs = [
         profile.components[entry.component].calls[entry.call].total_macs
         for entry in profile.timeline
@@ -158,7 +159,7 @@ def measure_text_encoder_macs(pipe: Any, prompt: str = "", **call: Any) -> int:
         InputError: an argument that the pipeline does not accept.
         DiffmeterError: the pipeline cannot be run dry, or a text encoder cannot be counted.
     """
-    profile = profile_call(pipe, None, None, 1, {"num_inference_steps": 2, "prompt": prompt, **call})
+    profile = profile_call(pipe, None, None, 1, {"prompt": prompt, **_with_steps(2, call)})
     return _known([c.total_macs for c in text_encoders(profile)], profile, "a text encoder")
 
 
@@ -169,7 +170,7 @@ def measure_vae_decode_macs(pipe: Any, height: int | None = None, width: int | N
         InputError: an argument that the pipeline does not accept.
         DiffmeterError: the pipeline cannot be run dry, or its decoder cannot be counted.
     """
-    profile = profile_call(pipe, height, width, 1, {"num_inference_steps": 2, **call})
+    profile = profile_call(pipe, height, width, 1, _with_steps(2, call))
     return _known(decoder_macs(profile), profile, "the VAE decoder")
 
 
@@ -191,7 +192,7 @@ def profile_call(
     wanted = {**sides, **arguments}
     fixed = [name for name in _LEFT_OUT if not call.understands(name)]
     given = {name: value for name, value in wanted.items() if value is not None and name not in fixed}
-    return run_dry(pipe, {**given, "batch": batch} if batch > 1 else given, model_id=model_id)
+    return run_dry(pipe, {"batch": batch, **given} if batch > 1 else given, model_id=model_id)
 
 
 #: what every pipeline is asked with here, and is left out where a pipeline has no say in it
@@ -200,7 +201,7 @@ _LEFT_OUT = ("height", "width", "prompt", "num_inference_steps")
 
 def text_encoders(profile: ComputeProfile) -> list[ComponentProfile]:
     """The components that read the prompt."""
-    return [c for name, c in profile.components.items() if "text_encoder" in name and c.calls]
+    return [c for name, c in profile.components.items() if is_text_encoder(name) and c.calls]
 
 
 def decoder_macs(profile: ComputeProfile) -> list[int | None]:
@@ -210,7 +211,7 @@ def decoder_macs(profile: ComputeProfile) -> list[int | None]:
         for name, component in profile.components.items()
         if name not in profile.denoisers
         for call in component.calls
-        if "decode" in call.method
+        if decodes(call.method)
     ]
 
 
@@ -293,6 +294,6 @@ def _checked_shape(shape: Any) -> tuple[int, int, int]:
     return batch, height, width
 
 
-def _check_steps(steps: Any) -> None:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"The number of inference steps must be a whole number of at least 1, not {steps!r}.")
+def _with_steps(steps: int, call: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, with its steps where it names none, by either name."""
+    return dict(call) if "steps" in call else {"num_inference_steps": steps, **call}

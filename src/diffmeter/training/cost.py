@@ -33,6 +33,7 @@ from diffmeter.metering.builtin import training_op_macs
 from diffmeter.metering.counters.op_level import op_name
 from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
+from diffmeter.metering.pipelines.roles import DENOISERS, denoisers, last_name
 from diffmeter.metering.pipelines.sizes import with_both_sides
 from diffmeter.metering.pipelines.stand_ins import PROMPT, StandIns
 from diffmeter.metering.recording.dry_run import Rehearsal, rehearse
@@ -492,13 +493,13 @@ def _training_arguments(call: PipelineCall, arguments: Mapping[str, Any], batch_
 
 
 def _denoiser(rehearsal: Rehearsal) -> str:
-    votes = rehearsal.recording.last_before_step
-    if votes:
-        return str(votes.most_common(1)[0][0])
-    for name in ("transformer", "unet"):  # a scheduler of the pipeline's own making
-        if any(call.component == name for call in rehearsal.recording.calls):
-            return name
-    raise InputError(f"{rehearsal.facts.pipeline} has no denoiser that its scheduler steps, so nothing to train")
+    """The component that is trained: of several denoisers, the one with the most steps."""
+    recording = rehearsal.recording
+    calls = Counter(call.component for call in recording.calls)
+    found = denoisers(recording.last_before_step, {name: (count, 0) for name, count in calls.items()})
+    if not found or (not recording.last_before_step and last_name(found[0]) not in DENOISERS):
+        raise InputError(f"{rehearsal.facts.pipeline} has no denoiser that its scheduler steps, so nothing to train")
+    return max(found, key=lambda name: recording.last_before_step[name])
 
 
 def _rows(arguments: Frozen) -> int | None:
