@@ -56,7 +56,7 @@ def compare_models(models: list[str], steps: int) -> None:
             continue
         size = f"{profile.conditions.width} x {profile.conditions.height}"
         print(
-            f"   {model:<44}{size:>12}{format_params(profile.total_params):>10}"
+            f"   {model:<44}{size:>12}{format_params(profile.pipeline_params):>10}"
             f"{format_count(profile.macs_per_step, 'MACs'):>16}{format_count(profile.total_macs, 'MACs'):>16}"
         )
     print()

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffmeter.errors import InputError
+from diffmeter.errors import InputError, whole_number
 from diffmeter.rendering import Rendered
 from diffmeter.units import format_count, format_params, format_seconds
 
@@ -51,6 +51,8 @@ class CallProfile:
         output_shape: shape of the first tensor that came back.
         reason: why it could not be counted.
         reused: modules that a declared step cache did not run.
+        macs_by_module: of one call, what each module has itself, without those below it, by its path in the component:
+            ``total_macs``, ``matmul_macs`` and ``matmul_macs_without_attention``. Empty where that is not known.
     """
 
     method: str
@@ -68,6 +70,7 @@ class CallProfile:
     output_shape: list[int] | None = None
     reason: str | None = None
     reused: list[str] = field(default_factory=list)
+    macs_by_module: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def times(self, name: str) -> int | None:
         """A per-call number times the number of calls."""
@@ -76,14 +79,26 @@ class CallProfile:
 
 
 @dataclass(frozen=True)
+class ModuleFacts:
+    """A module of a component: its class, and the parameters that it has itself, without those below it."""
+
+    class_name: str
+    params: int
+
+
+@dataclass(frozen=True)
 class ComponentProfile:
-    """One component: its parameters and its calls, in order of first use. Totals cover all of its calls."""
+    """One component: its parameters and its calls, in order of first use. Totals cover all of its calls.
+
+    ``modules`` are those of the component by path; the component itself has the empty path.
+    """
 
     name: str
     class_name: str
     params: int
     calls: tuple[CallProfile, ...] = ()
     dtype: str | None = None
+    modules: dict[str, ModuleFacts] = field(default_factory=dict, repr=False)
 
     def _sum(self, name: str) -> int | None:
         counted = [value for value in (call.times(name) for call in self.calls) if value is not None]
@@ -123,6 +138,27 @@ class ComponentProfile:
         if not macs or None in macs or None in samples:
             return None
         return _divided(sum(m for m in macs if m is not None), sum(n for n in samples if n is not None))
+
+    def own_by_module(self, convention: str = "total") -> dict[str, tuple[int, int]]:
+        """Parameters and MACs (over all calls) that each module has itself, by path; they sum up to the component's.
+
+        What cannot be told apart belongs to the component, whose path is empty.
+
+        Raises:
+            InputError: the convention is not known.
+        """
+        name = CONVENTIONS[checked_convention(convention)]
+        place = list(CONVENTIONS).index(checked_convention(convention))
+        macs: Counter[str] = Counter()
+        for call in self.calls:
+            for path, found in call.macs_by_module.items():
+                macs[path] += found[place] * call.count
+            known = sum(found[place] for found in call.macs_by_module.values())
+            macs[""] += ((getattr(call, name) or 0) - known) * call.count
+        params = {path: facts.params for path, facts in self.modules.items()}
+        params[""] = params.get("", 0) + self.params - sum(params.values())
+        paths = [*self.modules, *(path for path in macs if path not in self.modules)]
+        return {path: (params.get(path, 0), macs[path]) for path in dict.fromkeys(("", *paths))}
 
     @property
     def call_count(self) -> int:
@@ -260,7 +296,7 @@ class ComputeProfile(Rendered):
 
     @property
     def denoiser_params(self) -> int:
-        """Parameters of the components that are called at each step."""
+        """Parameters of the components that are called at each step, which papers print; 0 without a denoiser."""
         return sum(self.components[name].params for name in self.denoisers)
 
     @property
@@ -370,6 +406,61 @@ class ComputeProfile(Rendered):
             return macs
         return _divided(macs, self.images if per == "image" else self.steps_run)
 
+    def by_module(
+        self,
+        depth: int = 3,
+        convention: str = "total",
+        *,
+        ignore: Iterable[str] = (),
+        names: Mapping[str, str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """One row a module: ``path``, ``class``, ``params``, ``macs``, ``share`` and ``seconds``.
+
+        A module ``depth`` levels below its component stands for everything in it; one above has only what it does
+        itself. So the rows of a component sum up to it, in parameters and in MACs.
+
+        Args:
+            depth: levels below the component; 0 gives the components.
+            convention: as in :meth:`macs`.
+            ignore: paths that get no row, with all below them, such as ``"safety_checker"``.
+            names: a path, such as ``"unet.mid_block"``, and the name of the one row that stands for all of it.
+
+        Returns:
+            Rows in the order of the modules. ``share`` (0 to 1) is that of the whole run, None where not everything
+            was counted; ``seconds`` are known of whole components that ran, and None elsewhere.
+
+        Raises:
+            InputError: the depth is below 0, or the convention is not known.
+        """
+        whole_number(depth, "The depth", 0)
+        whole = self.macs(convention) if self.complete else None
+        rows: dict[str, dict[str, Any]] = {}
+        for component in self.components.values():
+            for path, (params, macs) in component.own_by_module(convention).items():
+                full = f"{component.name}.{path}" if path else component.name
+                if any(_is_below(full, ignored) for ignored in ignore):
+                    continue
+                named = next((given for given in names or {} if _is_below(full, given)), None)
+                shown = (names or {})[named] if named is not None else _cut(component.name, path, depth)
+                place = named if named is not None else shown
+                facts = component.modules.get(place.removeprefix(component.name).removeprefix("."))
+                row = rows.setdefault(
+                    shown,
+                    {
+                        "path": shown,
+                        "class": component.class_name if facts is None else facts.class_name,
+                        "params": 0,
+                        "macs": 0,
+                        "share": None,
+                        "seconds": component.seconds if shown == component.name and depth == 0 else None,
+                    },
+                )
+                row["params"] += params
+                row["macs"] += macs
+        for row in rows.values():
+            row["share"] = row["macs"] / whole if whole else None
+        return [row for row in rows.values() if row["macs"] or row["params"]]
+
     def is_counted(self, component: str) -> bool:
         """Whether nothing of a component is missing, and the counters agree on it."""
         return not any(entry["component"] == component for entry in (*self.uncounted, *self.differences))
@@ -417,8 +508,11 @@ class ComputeProfile(Rendered):
 
     # to and from JSON
 
-    def to_dict(self) -> dict[str, Any]:
-        """The ``compute_profile`` object: every promised key, and everything needed to read it back."""
+    def to_dict(self, modules: bool = True) -> dict[str, Any]:
+        """The ``compute_profile`` object: every promised key, and everything needed to read it back.
+
+        ``modules=False`` leaves the counts by module out, which are most of the text: records of images go without.
+        """
         per_step = self.macs_per_step
         flops_per_step = self.flops_per_step
         bound = "" if self.complete else ">= "  # what is shown of an incomplete profile never looks finished
@@ -455,7 +549,10 @@ class ComputeProfile(Rendered):
             "left_out": [dict(entry) for entry in self.left_out],
             "user_formulas": [dict(entry) for entry in self.user_formulas],
             "denoisers": list(self.denoisers),
-            "components": {name: _component_to_dict(c, self.is_counted(name)) for name, c in self.components.items()},
+            "components": {
+                name: _component_to_dict(part, self.is_counted(name), modules)
+                for name, part in self.components.items()
+            },
             "cross_check": {
                 "counters": [self.conditions.versions.get("thop", "thop") + " + attention", "op level"],
                 "agree": not self.differences,
@@ -554,6 +651,15 @@ def checked_per(per: str | None) -> str | None:
     if per is not None and per not in PER:
         raise InputError(f"Nothing can be given per {per!r}: use {', '.join(PER)}.")
     return per
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path == above or path.startswith(f"{above}.")
+
+
+def _cut(component: str, path: str, depth: int) -> str:
+    """The path of the module that a row stands for."""
+    return ".".join([component, *(path.split(".") if path else [])[:depth]])
 
 
 def _divided(macs: int, by: int | None) -> int | None:
@@ -675,8 +781,14 @@ def shapes_as_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if name in shapes and value is not None else value for name, value in data.items()}
 
 
-def _component_to_dict(component: ComponentProfile, counted: bool) -> dict[str, Any]:
+def _component_to_dict(component: ComponentProfile, counted: bool, modules: bool) -> dict[str, Any]:
     bound = "" if counted or component.total_macs is None else ">= "
+    calls = [asdict(call) for call in component.calls]
+    for call in calls:
+        found = call.pop("macs_by_module")
+        if modules and found:
+            call["macs_by_module"] = {path: list(macs) for path, macs in found.items()}
+    listed = {path: [module.class_name, module.params] for path, module in component.modules.items()}
     return {
         "class_name": component.class_name,
         "params": component.params,
@@ -690,13 +802,20 @@ def _component_to_dict(component: ComponentProfile, counted: bool) -> dict[str, 
         "matmul_macs_without_attention": component.matmul_macs_without_attention,
         "macs_by_op": component.macs_by_op,
         "seconds": component.seconds,
-        "calls": [asdict(call) for call in component.calls],
+        **({"modules": listed} if modules and listed else {}),
+        "calls": calls,
     }
 
 
 def _component_from_dict(name: str, data: Mapping[str, Any]) -> ComponentProfile:
-    calls = tuple(_from(CallProfile, call) for call in data["calls"])
-    return ComponentProfile(name, data["class_name"], data["params"], calls, data["dtype"])
+    calls = tuple(_from(CallProfile, {**call, "macs_by_module": _triples(call)}) for call in data["calls"])
+    modules = {path: ModuleFacts(*facts) for path, facts in data.get("modules", {}).items()}
+    return ComponentProfile(name, data["class_name"], data["params"], calls, data["dtype"], modules)
+
+
+def _triples(call: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    found = call.get("macs_by_module", {})
+    return {path: (total, products, weights) for path, (total, products, weights) in found.items()}
 
 
 def _from(kind: Any, data: Mapping[str, Any]) -> Any:

@@ -95,6 +95,7 @@ Convention = Annotated[
 Per = Annotated[
     str | None, typer.Option("--per", help="forward (of one sample), step or image; the whole generation if left out.")
 ]
+Depth = Annotated[int | None, typer.Option("--depth", help="One row a module, so many levels below its component.")]
 Caption = Annotated[str | None, typer.Option("--caption", help="Caption of a LaTeX table.")]
 Label = Annotated[str | None, typer.Option("--label", help="Label of a LaTeX table.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Also draw the result: FILE.png or FILE.svg.")]

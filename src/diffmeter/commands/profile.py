@@ -13,6 +13,7 @@ EXAMPLES = [
     "diffmeter profile model.safetensors --lora style.safetensors:0.8",
     "diffmeter profile sd15 --scheduler EulerDiscrete --set clip_skip=2",
     "diffmeter profile sd15 --convention paper --per forward --format latex",
+    "diffmeter profile sd15 --depth 2",
 ]
 
 
@@ -42,6 +43,7 @@ def run(
     dry_run: _options.DryRun = False,
     convention: _options.Convention = None,
     per: _options.Per = None,
+    depth: _options.Depth = None,
     columns: _options.Columns = None,
     sort: _options.Sort = None,
     caption: _options.Caption = None,
@@ -55,6 +57,7 @@ def run(
         as_json,
         convention=convention,
         per=per,
+        depth=depth,
         columns=columns,
         sort=sort,
         caption=caption,

@@ -26,6 +26,7 @@ def run(
     path: Annotated[Path, typer.Argument(help="A PNG file, a profile or records as JSON, or a folder of diffmeter.")],
     convention: _options.Convention = None,
     per: _options.Per = None,
+    depth: _options.Depth = None,
     columns: _options.Columns = None,
     sort: _options.Sort = None,
     caption: _options.Caption = None,
@@ -38,7 +39,8 @@ def run(
     if path.is_dir():
         _show_folder(path, Form.of(output_format, as_json, **chosen))
         return
-    form = Form.of(output_format, as_json, convention=convention, per=per, caption=caption, label=label, **chosen)
+    given = {"convention": convention, "per": per, "depth": depth, "caption": caption, "label": label}
+    form = Form.of(output_format, as_json, **given, **chosen)
     if path.suffix.lower() == ".json":
         _show_json(path, form)
     else:

@@ -198,7 +198,7 @@ def _observed(pipe: Any, generate: Callable[[], Image]) -> tuple[Image, dict[str
         with observe(pipe) as run:
             entered = True
             image = generate()
-        profile: dict[str, Any] = run.profile.to_dict()
+        profile: dict[str, Any] = run.profile.to_dict(modules=False)
     except Exception as error:
         if image is None and entered:
             raise

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from diffmeter.errors import InputError
 from diffmeter.profile import CONVENTIONS, checked_convention
 from diffmeter.units import format_count, format_seconds
 
@@ -31,16 +32,23 @@ def bound(value: int | float | None, complete: bool) -> Value:
     return value if complete or value is None else AtLeast(value)
 
 
-def profile_table(profile: ComputeProfile, convention: str | None = None, per: str | None = None) -> Table:
+def profile_table(
+    profile: ComputeProfile, convention: str | None = None, per: str | None = None, depth: int | None = None
+) -> Table:
     """One row a component, and their sum.
 
     Args:
         convention: ``total`` (the default), ``products`` or ``paper``; None shows ``total`` and ``products``.
         per: ``image``, ``step`` or ``forward``; None shows the whole run.
+        depth: one row a module instead, so many levels below its component.
 
     Raises:
-        InputError: another convention or unit of work.
+        InputError: another convention or unit of work, or one together with a depth.
     """
+    if depth is not None:
+        if per is not None:
+            raise InputError("Modules are shown for the whole run: give a depth or a unit of work, not both.")
+        return module_table(profile, depth, checked_convention(convention))
     first = checked_convention(convention)
     heads = {"total": "MACs", "products": "Products", "paper": "Without attention"}
     macs = {name: Column(CONVENTIONS[name], heads[name], Kind.MACS, 5) for name in CONVENTIONS}
@@ -66,6 +74,41 @@ def profile_table(profile: ComputeProfile, convention: str | None = None, per: s
         facts=facts_of(profile, first, per),
         more=[*(macs[name] for name in CONVENTIONS if name not in shown), *CONDITION_COLUMNS],
     )
+
+
+def module_table(profile: ComputeProfile, depth: int, convention: str = "total") -> Table:
+    """One row a module, and their sum."""
+    rows = profile.by_module(depth, convention)
+    total = {
+        "module": "total",
+        "params": profile.pipeline_params,
+        "macs": bound(profile.macs(convention), profile.complete),
+        **({"share": 1.0} if profile.complete and profile.total_macs else {}),
+    }
+    measured = any(row["seconds"] is not None for row in rows)
+    return Table(
+        columns=[
+            Column("module", "Module"),
+            Column("class", "Class", Kind.TEXT, 5),
+            Column("params", "Params", Kind.PARAMS, 3),
+            Column("macs", "MACs", Kind.MACS),
+            *([Column("share", "Share", Kind.PERCENT, 2)] if profile.complete else []),
+            *([Column("seconds", "Time", Kind.SECONDS, 4)] if measured else []),
+        ],
+        rows=[Row(_module_cells(profile, row)) for row in rows],
+        total=Row(total),
+        title=title_of(profile),
+        warning=warning_of(profile),
+        facts=[("MACs", f"of the whole run, {CONVENTION_NAMES[convention]}"), *_missing(profile)],
+        notes=["A module that other rows lie in has only what it does itself."],
+    )
+
+
+def _module_cells(profile: ComputeProfile, row: dict[str, Any]) -> dict[str, Value]:
+    counted = profile.is_counted(row["path"].split(".")[0])
+    cells: dict[str, Value] = {"module": row["path"], "class": row["class"], "params": row["params"]}
+    cells["macs"] = bound(row["macs"], counted)
+    return cells | {key: row[key] for key in ("share", "seconds") if row[key] is not None}
 
 
 def _cells(profile: ComputeProfile, name: str, first: str, per: str | None) -> dict[str, Value]:
@@ -117,10 +160,14 @@ def facts_of(profile: ComputeProfile, convention: str = "total", per: str | None
         facts.append(("Inference time", format_seconds(profile.inference_time_seconds)))
         if profile.throughput_tflops is not None:
             facts.append(("Throughput", f"{sign}{profile.throughput_tflops:.3f} TFLOP/s"))
-    facts += assumptions_of(profile)
+    return [*facts, *assumptions_of(profile), *_missing(profile)]
+
+
+def _missing(profile: ComputeProfile) -> list[tuple[str, str]]:
+    """That the count is complete, or what is missing."""
     if profile.complete:
-        return [*facts, ("Complete", completeness(profile))]
-    return [*facts, *(("Not counted", gap) for gap in gaps(profile))]
+        return [("Complete", completeness(profile))]
+    return [("Not counted", gap) for gap in gaps(profile)]
 
 
 def title_of(profile: ComputeProfile) -> str:

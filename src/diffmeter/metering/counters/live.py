@@ -20,6 +20,7 @@ from diffmeter.metering.watching.snapshot import OwnHooks
 from diffmeter.metering.watching.trust import Judgement
 
 from .functional import FunctionCounter
+from .ledger import ModuleLedger
 from .module_rules import ModuleCounter
 from .op_level import DispatchMode, OpCounter, has_own_way, is_composite, op_macs, op_name
 from .tally import Count
@@ -31,15 +32,19 @@ class LiveCount:
     Args:
         modules: the ``id`` of each module of the component that is called, to notice its work in other threads.
         judgement: what there is in the component, if that is known; it decides what can be looked at.
+        root: the component, to tell which of its modules each MAC belongs to.
 
     Attributes:
         failure: why the count does not hold, if it does not.
     """
 
-    def __init__(self, modules: Collection[int] = (), judgement: Judgement | None = None) -> None:
+    def __init__(
+        self, modules: Collection[int] = (), judgement: Judgement | None = None, root: nn.Module | None = None
+    ) -> None:
         self.count: Count | None = None
         self.failure: str | None = None
         self._own = modules
+        self._root = root if isinstance(root, nn.Module) else None
         # Functions are called with logical shapes: where operators run on others, only these decide.
         operators_only = judgement is not None and judgement.operators_only
         self._by_functions = not operators_only and active_transform() is None
@@ -50,9 +55,11 @@ class LiveCount:
         modules = ModuleCounter()
         functions = FunctionCounter(modules.covered)
         operators = OpCounter()
+        counters = (modules, functions, operators.tally)
+        ledger = None if self._root is None or not self._by_functions else ModuleLedger(self._root, *counters)
         with contextlib.ExitStack() as stack:
             stack.enter_context(uncompiled_here())
-            self._hook_modules(modules, stack)
+            self._hook_modules(modules, ledger, stack)
             stack.enter_context(beneath_other_modes(operators))
             if self._by_functions:
                 stack.enter_context(beneath_other_modes(functions))
@@ -64,20 +71,24 @@ class LiveCount:
             macs += operators.tally.kinds - operators.tally.kinds_of_user
         if self._unseen is not None and self.failure is None:
             self.failure = f"{self._unseen} runs past PyTorch's operators, and its products are not seen"
-        self.count = Count.of(macs, operators.tally)
+        self.count = Count.of(macs, operators.tally, ledger)
 
-    def _hook_modules(self, modules: ModuleCounter, stack: contextlib.ExitStack) -> None:
+    def _hook_modules(self, modules: ModuleCounter, ledger: ModuleLedger | None, stack: contextlib.ExitStack) -> None:
         thread = threading.get_ident()
 
         def before(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == thread:
                 modules.before(module)
+                if ledger is not None:
+                    ledger.before(module)
             elif id(module) in self._own and not getattr(_live, "running", False):
                 self.failure = "part of the work ran in another thread, where it is not seen"
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if threading.get_ident() == thread:
                 modules.after(module, args, kwargs, output)
+                if ledger is not None:
+                    ledger.after(module)
 
         with OwnHooks():
             stack.callback(on_every_forward(own(before), own(after)))

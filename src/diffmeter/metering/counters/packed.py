@@ -73,20 +73,26 @@ def _holders(module: nn.Module) -> Iterator[nn.Module]:
 
 def parameters_of(root: nn.Module) -> int:
     """Parameters of a module tree, each once, packed linear layers with those of the layers that they stand for."""
-    logical: dict[int, int] = {}
-    packed: set[int] = set()
-    for module in root.modules():
-        layer = logical_linear(module)
-        if layer is not None:
-            own = list(module.parameters())
+    return sum(parameters_by_module(root).values())
+
+
+def parameters_by_module(root: nn.Module) -> dict[str, int]:
+    """The parameters that each module of a tree has itself, by path; one that is shared belongs to the first."""
+    layers = {path: layer for path, module in root.named_modules() if (layer := logical_linear(module)) is not None}
+    packed = {id(p) for path in layers for p in root.get_submodule(path).parameters()}
+    seen: set[int] = set()
+    found = {}
+    for path, module in root.named_modules():
+        layer = layers.get(path)
+        if layer is None:
+            own = {id(p): _numel(p) for p in module.parameters(recurse=False) if id(p) not in packed}
+        else:
+            weights = list(module.parameters())
             # layers that share a packed weight are one, as layers that share a plain one are
-            key = id(own[0]) if own else id(module)
-            logical.setdefault(key, layer.parameters)
-            packed.update(map(id, own))
-    for parameter in root.parameters():
-        if id(parameter) not in packed:
-            logical[id(parameter)] = _numel(parameter)
-    return sum(logical.values())
+            own = {id(weights[0]) if weights else id(module): layer.parameters}
+        found[path] = sum(count for key, count in own.items() if key not in seen)
+        seen.update(own)
+    return found
 
 
 def _numel(parameter: torch.Tensor) -> int:

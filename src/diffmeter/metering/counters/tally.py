@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .kinds import GROUPS, Kind
+from .ledger import ModuleLedger
 from .op_level import OpTally
 
 
@@ -32,6 +33,8 @@ class Count:
         unknown: what may hold products and has no formula, with how often it ran.
         left_out: operators that are no product and are named all the same, with how often they ran.
         of_user: the part that users' formulas gave; it is in both views.
+        by_module: ``total_macs``, ``matmul_macs`` and ``matmul_macs_without_attention`` that each module has itself,
+            without those below it, by its path in the component; they sum up to those of the call.
     """
 
     by_class: Mapping[str, int]
@@ -40,16 +43,25 @@ class Count:
     unknown: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     of_user: tuple[OfUser, ...] = ()
+    by_module: Mapping[str, tuple[int, int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, by_kind: Mapping[Kind, int], tally: OpTally) -> Count:
-        """Put the two views together: ``by_kind`` from thop and the functions, ``tally`` from the operators."""
+    def of(cls, by_kind: Mapping[Kind, int], tally: OpTally, ledger: ModuleLedger | None = None) -> Count:
+        """Put the two views together: ``by_kind`` from thop and the functions, ``tally`` from the operators.
+
+        ``ledger`` knows which module each belongs to.
+        """
         kinds = Counter(by_kind) + tally.kinds_of_user
         mine, theirs = _by_group(kinds), _by_group(tally.kinds)
         differences = {group: (mine[group], theirs[group]) for group in GROUPS if mine[group] != theirs[group]}
-        if not tally.unknown:
-            for group in differences:
-                kinds = _with_group_of(kinds, tally.kinds, group)
+        replaced = () if tally.unknown else tuple(differences)
+
+        def settled(by_functions: Counter[Kind], by_operators: Counter[Kind]) -> Counter[Kind]:
+            for group in replaced:
+                by_functions = _with_group_of(by_functions, by_operators, group)
+            return by_functions
+
+        kinds = settled(kinds, tally.kinds)
         return cls(
             {kind.value: macs for kind, macs in sorted(kinds.items()) if macs},
             dict(sorted(tally.macs.items())),
@@ -57,6 +69,7 @@ class Count:
             dict(sorted(tally.unknown.items())),
             dict(sorted(tally.left_out.items())),
             tuple(OfUser(name, kind, macs) for (name, kind), macs in sorted(tally.of_user.items())),
+            {} if ledger is None else ledger.split(settled),
         )
 
     @property

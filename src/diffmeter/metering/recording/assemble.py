@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from diffmeter.compat import step_cache_of, uncompiled
 from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.counters.operators import table
-from diffmeter.metering.counters.packed import parameters_of
+from diffmeter.metering.counters.packed import parameters_by_module, parameters_of
 from diffmeter.metering.pipelines import roles
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.watching.signature import TensorSpec
@@ -22,6 +24,7 @@ from diffmeter.profile import (
     ComponentProfile,
     ComputeProfile,
     Conditions,
+    ModuleFacts,
     TimelineEntry,
     images_asked,
 )
@@ -44,6 +47,7 @@ class PipelineFacts:
     origin: dict[str, Any] | None = None  # of a pipeline made from a single file
     adapters: list[dict[str, Any]] = field(default_factory=list)
     caches: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, dict[str, ModuleFacts]] = field(default_factory=dict)  # by component, and the path in it
 
 
 def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
@@ -72,6 +76,7 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
         components=components,
         component_order=tuple(components),
         origin=origin_of(pipe),
+        modules={name: _modules_of(module) for name, module in parts.components.items()},
         adapters=[a for name, module in parts.components.items() for a in active_adapters(name, module)],
         caches={
             name: type(cache).__name__
@@ -79,6 +84,15 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
             if (cache := step_cache_of(uncompiled(module))) is not None
         },
     )
+
+
+def _modules_of(component: object) -> dict[str, ModuleFacts]:
+    """Every module of a component: its class and the parameters that it has itself, each parameter counted once."""
+    inside = uncompiled(component) if isinstance(component, nn.Module) else None
+    if inside is None:
+        return {}
+    params = parameters_by_module(inside)
+    return {path: ModuleFacts(type(module).__name__, params[path]) for path, module in inside.named_modules()}
 
 
 def _model_id(pipe: Any) -> str | None:
@@ -143,7 +157,8 @@ def build_profile(
     for name, listed in entries.items():
         unlisted = (name, recording.non_components.get(name, 0), None)
         class_name, params, dtype = facts.components.get(name, unlisted)
-        components[name] = ComponentProfile(name, class_name, params, tuple(e.call() for e in listed), dtype)
+        calls, modules = tuple(e.call() for e in listed), facts.modules.get(name, {})
+        components[name] = ComponentProfile(name, class_name, params, calls, dtype, modules)
 
     denoisers = roles.denoisers(
         recording.last_before_step, {c.name: (c.call_count, c.total_macs or 0) for c in components.values()}
@@ -251,6 +266,7 @@ class _Entry:
             output_shape=None if record.output_shape is None else list(record.output_shape),
             reason=record.failure,
             reused=list(record.reused),
+            macs_by_module={} if count is None else dict(count.by_module),
         )
 
 

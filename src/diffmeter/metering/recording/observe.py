@@ -70,7 +70,7 @@ class RealCalls:
             judgement = self._judgements[id(structure)]
             self._made.append((record, structure, judgement))
             if judgement.of_call(record.arguments) is not None:
-                live = LiveCount(structure.module_ids, judgement)
+                live = LiveCount(structure.module_ids, judgement, uncompiled(target))
         except Exception as error:  # a profile that fails never breaks a generation
             logger.warning("a call of %s was not recorded: %s", record.component, error)
             record.failure = f"{type(error).__name__} while recording a call: {error}"

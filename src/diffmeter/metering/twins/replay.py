@@ -33,6 +33,7 @@ from diffmeter.compat import (
 )
 from diffmeter.errors import CountError, one_line
 from diffmeter.metering.counters.functional import FunctionCounter
+from diffmeter.metering.counters.ledger import ModuleLedger
 from diffmeter.metering.counters.module_rules import ModuleCounter
 from diffmeter.metering.counters.op_level import DispatchMode, OpTally
 from diffmeter.metering.counters.tally import Count
@@ -541,6 +542,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
     tally = OpTally()
     modules = ModuleCounter()
     functions = FunctionCounter(modules.covered)
+    ledger = ModuleLedger(root, modules, functions, tally)
     values = KnownValues(tally, assumption)
 
     def make(index: int, spec: TensorSpec) -> torch.Tensor:
@@ -554,7 +556,7 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
     given = Given(args, kwargs)
     watcher = replay_watcher.get()
     around = contextlib.nullcontext() if watcher is None else watcher.around(args, kwargs)
-    with _attached(modules, root), _Replaying(), warnings.catch_warnings():
+    with _attached(modules, ledger, root), _Replaying(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with no_garbage_collection(), values, _HostValues(values), functions, around:
             try:
@@ -563,20 +565,21 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
                 raise
             except Exception as error:
                 raise CountError(f"{type(error).__name__} on the meta device: {one_line(error, limit=200)}") from error
-    count = Count.of(modules.macs + functions.macs, tally)
+    count = Count.of(modules.macs + functions.macs, tally, ledger)
     if watcher is not None:
         watcher.counted(count)
     return Replay(count, output, frozenset(values.reads), values.assumed, written=given.written())
 
 
 @contextlib.contextmanager
-def _attached(modules: ModuleCounter, root: torch.nn.Module) -> Iterator[None]:
+def _attached(modules: ModuleCounter, ledger: ModuleLedger, root: torch.nn.Module) -> Iterator[None]:
     with OwnHooks():
-        detach = modules.attach(root)
+        undo = (modules.attach(root), ledger.attach(root))  # the ledger reads what the counter's hooks have added
     try:
         yield
     finally:
-        detach()
+        for detach in undo:
+            detach()
 
 
 class _Replaying(Patching):
