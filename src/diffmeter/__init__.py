@@ -29,6 +29,13 @@ _PUBLIC = {
     "generate_image": "inference",
     "generate_images_sequential": "inference",
     "get_model_manager": "model_manager",
+    "track": "generation.batch.trackers",
+    "DiffmeterError": "errors",
+    "InputError": "errors",
+    "ModelNotFoundError": "errors",
+    "ModelLoadError": "errors",
+    "CountError": "errors",
+    "StorageError": "errors",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -48,7 +55,14 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from diffmeter.compute_profiler import ComputeProfiler as ComputeProfiler
     from diffmeter.compute_profiler import create_profiler as create_profiler
+    from diffmeter.errors import CountError as CountError
+    from diffmeter.errors import DiffmeterError as DiffmeterError
+    from diffmeter.errors import InputError as InputError
+    from diffmeter.errors import ModelLoadError as ModelLoadError
+    from diffmeter.errors import ModelNotFoundError as ModelNotFoundError
+    from diffmeter.errors import StorageError as StorageError
     from diffmeter.formulas.library import formula as formula
+    from diffmeter.generation.batch.trackers import track as track
     from diffmeter.inference import generate_image as generate_image
     from diffmeter.inference import generate_images_sequential as generate_images_sequential
     from diffmeter.metering.counters.registration import register_formula as register_formula

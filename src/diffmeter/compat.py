@@ -407,3 +407,20 @@ def single_file_conversion(cls: type[nn.Module]) -> Callable[..., dict[str, torc
     name = _get_single_file_loadable_mapping_class(cls)
     known: Any = SINGLE_FILE_LOADABLE_CLASSES
     return None if name is None else known[name]["checkpoint_mapping_fn"]
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Advice of diffusers and transformers about themselves is not shown in the block; their errors are."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    # Asking for the level first makes each library set its own up, which would undo what is set here.
+    before = [(library, library.get_verbosity()) for library in (of_diffusers, of_transformers)]
+    try:
+        for library, _ in before:
+            library.set_verbosity_error()
+        yield
+    finally:
+        for library, level in before:
+            library.set_verbosity(level)

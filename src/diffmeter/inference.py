@@ -24,6 +24,7 @@ from diffmeter.reports.console_block import console_block
 from diffmeter.storage import files as store
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
 
@@ -42,7 +43,7 @@ def profiling_wanted(enable_profiling: bool | None) -> bool:
 
 
 def generate_image(
-    model_id: str,
+    model_id: str | DiffusionPipeline,
     prompt: str,
     negative_prompt: str | None = None,
     height: int | None = None,
@@ -57,6 +58,8 @@ def generate_image(
     **options: Any,
 ) -> GeneratedImage:
     """Generate one image, save it with its record, and return ``(image, filepath, seed, profiling_data)``.
+
+    ``model_id`` is a model's id or folder, or a loaded pipeline, which is used as it is.
 
     Sizes are in pixels; ``None`` is the model's default, a random seed, and for ``enable_profiling`` what
     ``ENABLE_COMPUTE_PROFILING`` says. Without ``output_dir`` the files go to a new folder ``outputs/<timestamp>/``;
@@ -76,12 +79,14 @@ def generate_image(
     from diffmeter.storage.run_folder import RunFolder
 
     values, load_options = _sorted_options({"num_inference_steps": num_inference_steps, **options})
+    loaded = None if isinstance(model_id, str) else _loaded(model_id, load_options)
+    name = model_id if isinstance(model_id, str) else _name_of(model_id)
     request = GenerationRequest(
-        model_id, prompt, negative_prompt, height, width, guidance_scale=guidance_scale, seed=seed, **values
+        name, prompt, negative_prompt, height, width, guidance_scale=guidance_scale, seed=seed, **values
     ).validated()
     base = Path(output_dir) if output_dir is not None else Path(config.OUTPUT_DIR)
     store.check_writable(base)
-    pipe = get_model_manager().load_model(model_id, **load_options)
+    pipe = get_model_manager().load_model(name, **load_options) if loaded is None else loaded
     if seed is None:
         request = replace(request, seed=secrets.randbelow(2**32))
     request = request.with_defaults()
@@ -102,6 +107,27 @@ def generate_image(
     profile = None if record["compute_profile"] is None else shapes_as_tuples(record["compute_profile"])
     _print_block(record["model_name"], profile, print_profile)
     return GeneratedImage(finished.image, str(path), record["seed"], profile)
+
+
+def _loaded(pipe: DiffusionPipeline, load_options: Mapping[str, Any]) -> DiffusionPipeline:
+    """A pipeline that was given instead of a name.
+
+    Raises:
+        InputError: it is none, or options say how to load it.
+    """
+    from diffmeter.metering.pipelines.parts import is_pipeline
+
+    if not is_pipeline(pipe):
+        raise InputError(f"the model must be a model id, a folder or a loaded pipeline, not {shown(pipe)}.")
+    if load_options:
+        raise InputError(f"{', '.join(load_options)}: a pipeline that is loaded already takes no options of loading.")
+    return pipe
+
+
+def _name_of(pipe: DiffusionPipeline) -> str:
+    """What a loaded pipeline was loaded from, or its class where it does not say."""
+    origin = getattr(pipe, "config", {}).get("_name_or_path")
+    return str(origin) if origin else type(pipe).__name__
 
 
 def _print_block(name: str, profile: dict[str, Any] | None, wanted: bool | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmeter import config
+from diffmeter.compat import quiet_libraries
 from diffmeter.devices import best_device, check_device
 from diffmeter.errors import InputError, ModelLoadError
 
@@ -81,12 +82,13 @@ class LoadPlan:
         started = time.perf_counter()
         # With offload the pipeline itself moves each component to the accelerator when it is needed.
         target = self.device if self.offload == "none" else "cpu"
-        if self.folder is not None:
-            pipeline = self._from_folder(self.folder, target)
-        elif self.file is not None:
-            pipeline = self._from_file(self.file, target)
-        else:
-            pipeline = blueprints.build(self.blueprint, device=target, dtype=self.dtype, seed=self.seed)
+        with quiet_libraries():
+            if self.folder is not None:
+                pipeline = self._from_folder(self.folder, target)
+            elif self.file is not None:
+                pipeline = self._from_file(self.file, target)
+            else:
+                pipeline = blueprints.build(self.blueprint, device=target, dtype=self.dtype, seed=self.seed)
         if self.offload == "model":
             pipeline.enable_model_cpu_offload(device=self.device)
         elif self.offload == "sequential":

@@ -155,8 +155,11 @@ def build_pipeline_without_weights(
     Raises:
         ModelNotFoundError, ModelLoadError: one sentence.
     """
+    from diffmeter.compat import quiet_libraries
+
     found = find_blueprint(model, revision=revision, variant=variant, token=token, config=config)
-    return blueprints.build(found, device="meta", dtype=dtype, token_count=token_count)
+    with quiet_libraries():
+        return blueprints.build(found, device="meta", dtype=dtype, token_count=token_count)
 
 
 def find_weights(

@@ -12,6 +12,7 @@ from .conditions import CONDITION_COLUMNS, assumptions_of, conditions_of, senten
 from .tables import AtLeast, Column, Kind, Row, Table, Value
 
 if TYPE_CHECKING:
+    from diffmeter.metering.recording.observe import Observation
     from diffmeter.profile import ComputeProfile
 
 #: what a number of a convention covers, for heads and captions
@@ -74,6 +75,11 @@ def profile_table(
         facts=facts_of(profile, first, per),
         more=[*(macs[name] for name in CONVENTIONS if name not in shown), *CONDITION_COLUMNS],
     )
+
+
+def observation_table(run: Observation, **options: Any) -> Table:
+    """The table of what was observed: that of its profile, with its options."""
+    return profile_table(run.profile, **options)
 
 
 def module_table(profile: ComputeProfile, depth: int, convention: str = "total") -> Table:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: results that do not make their table themselves, by the name of their class: ``module:function``
 TABLES = {
     "ComputeProfile": "diffmeter.reports.profile_tables:profile_table",
+    "Observation": "diffmeter.reports.profile_tables:observation_table",
     "Comparison": "diffmeter.reports.comparison.table:comparison_table",
     "TrainingCost": "diffmeter.reports.training_table:training_table",
 }

@@ -42,7 +42,9 @@ from diffmeter.metering.twins.replay import replay
 from diffmeter.metering.watching.signature import Frozen, freeze, iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot
 from diffmeter.models.sources import source_of
+from diffmeter.rendering import Rendered
 from diffmeter.resnet_bk.counter import OPTIMIZER_OPS, optimizer_name
+from diffmeter.units import format_count
 
 Method = Literal["full", "lora"]
 METHODS = ("full", "lora")
@@ -110,8 +112,8 @@ class ComponentCost:
         return 2 * self.step_macs
 
 
-@dataclass(frozen=True)
-class TrainingCost:
+@dataclass(frozen=True, repr=False)
+class TrainingCost(Rendered):
     """The cost of a training run.
 
     Attributes:
@@ -210,6 +212,11 @@ class TrainingCost:
         data["target_modules"], data["notes"] = list(self.target_modules), list(self.notes)
         data["components"] = [asdict(c) for c in self.components]
         return {**data, "complete": self.complete, "totals": totals}
+
+    def __repr__(self) -> str:
+        bound = "" if self.complete else ">= "
+        total = format_count(self.total_flops, "FLOPs")
+        return f"<TrainingCost of {self.model}: {bound}{total} in {self.steps} steps, complete={self.complete}>"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainingCost:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffmeter.errors import InputError
+from diffmeter.profile import ComputeProfile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from diffmeter.metering.recording.observe import Observation
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +35,21 @@ class Trackers:
         self._accelerator = Accelerator(cpu=cpu, log_with=list(names), project_dir=str(folder))
         self._accelerator.init_trackers(PROJECT, config=dict(config))
 
-    def log(self, record: Mapping[str, Any], image: Path | None) -> None:
+    def log(self, record: Mapping[str, Any], image: str | Path | Image | None) -> None:
         """Report one generation: its parameters, MACs by component, time, and the image."""
         try:
             self._accelerator.log(tracked_values(record), step=self._step)
             if image is not None:
-                self._log_image(record, image)
+                self._log_image(image)
         except Exception as error:
             logger.warning("the tracker did not take a generation: %s", error)
         self._step += 1
 
-    def _log_image(self, record: Mapping[str, Any], path: Path) -> None:
+    def _log_image(self, image: str | Path | Image) -> None:
         import numpy
-        from PIL import Image
+        import PIL.Image
 
-        with Image.open(path) as opened:
+        with PIL.Image.open(image) if isinstance(image, (str, Path)) else image.copy() as opened:
             pixels = numpy.asarray(opened.convert("RGB"))[None]
         for tracker in self._accelerator.trackers:
             if not hasattr(tracker, "log_images"):
@@ -59,6 +65,52 @@ class Trackers:
                 tracker.finish()
             except Exception as error:
                 logger.warning("tracker %s did not close: %s", tracker.name, error)
+
+
+def track(
+    result: ComputeProfile | Observation,
+    trackers: str | Sequence[Any],
+    folder: str | Path = "logs",
+    *,
+    image: str | Path | Image | None = None,
+) -> None:
+    """Report a profile, or an observed run, to experiment trackers, as ``diffmeter batch --tracker`` does.
+
+    >>> with observe(pipe) as run:
+    ...     image = pipe("a red circle").images[0]
+    >>> track(run, "tensorboard", image=image)
+
+    Args:
+        result: a profile or an observation.
+        trackers: accelerate's names of trackers (``tensorboard``, ``wandb``, ``mlflow``, ...), or open trackers.
+        folder: where trackers that write files put them.
+        image: the image that was made, of PIL or in a file.
+
+    Raises:
+        InputError: a tracker is not known, or its package is not installed.
+    """
+    profile = result if isinstance(result, ComputeProfile) else result.profile
+    names = [trackers] if isinstance(trackers, str) else list(trackers)
+    record = tracked_record(profile)
+    opened = Trackers(names, folder, {"model_id": record["model_id"]}, cpu=True)
+    opened.log(record, image)
+    opened.finish()
+
+
+def tracked_record(profile: ComputeProfile) -> dict[str, Any]:
+    """The record of a generation, as far as its profile tells it."""
+    conditions, arguments = profile.conditions, profile.conditions.arguments
+    return {
+        "model_id": conditions.model_id or conditions.pipeline,
+        "prompt": arguments.get("prompt"),
+        "negative_prompt": arguments.get("negative_prompt"),
+        "width": conditions.width,
+        "height": conditions.height,
+        "num_inference_steps": conditions.num_inference_steps,
+        "guidance_scale": conditions.guidance_scale,
+        "inference_time_seconds": profile.inference_time_seconds,
+        "compute_profile": profile.to_dict(modules=False),
+    }
 
 
 def tracked_values(record: Mapping[str, Any]) -> dict[str, Any]:

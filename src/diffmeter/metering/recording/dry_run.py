@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffmeter.compat import quiet_libraries
 from diffmeter.errors import DiffmeterError, InputError, one_line, whole_number
 from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
@@ -374,14 +375,6 @@ def _quiet() -> Iterator[None]:
     """Zeros instead of pictures make NumPy, the image code and the pipelines warn; nobody wants to read that."""
     import numpy as np
 
-    libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [library.level for library in libraries]
-    try:
-        for library in libraries:
-            library.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for library, level in zip(libraries, levels, strict=True):
-            library.setLevel(level)
+    with quiet_libraries(), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield

@@ -12,14 +12,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from diffmeter.compat import uncompiled
 from diffmeter.devices import Timer, accelerator_of, synchronize
-from diffmeter.errors import CountError, DiffmeterError
+from diffmeter.errors import CountError, DiffmeterError, InputError
 from diffmeter.metering.counters import user_formulas
 from diffmeter.metering.counters.live import LiveCount, OutsideCalls
 from diffmeter.metering.pipelines.parts import Parts, parts_of
@@ -30,10 +31,16 @@ from diffmeter.metering.watching.signature import iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import Judgement, judge
 from diffmeter.profile import ComputeProfile
+from diffmeter.rendering import Rendered
+from diffmeter.storage.files import write_bytes
+from diffmeter.storage.png import encode_png
 
 from .assemble import PipelineFacts, build_profile, describe_pipeline
 from .calls import NO_GENERATION, CallRecord, Recording
 from .recorder import Proceed, Recorder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +194,7 @@ def _twin_of(structure: ModuleSnapshot) -> TwinCounts | CountError:
         return CountError(f"no twin could be made: {type(error).__name__}: {error}")
 
 
-class Observation:
+class Observation(Rendered):
     """What :func:`observe` hands out: read :attr:`profile` after the block."""
 
     def __init__(self, pipe: Any) -> None:
@@ -236,6 +243,48 @@ class Observation:
             self.recording.count_seconds += time.perf_counter() - started
             self._profile = build_profile(self.recording, self._facts, kind="observed")
         return self._profile
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ``compute_profile`` object of :attr:`profile`."""
+        return self.profile.to_dict()
+
+    def save(self, path: str | Path, image: Image | None = None) -> Path:
+        """Write the profile beside an image, as ``.json``, and into it, if it is a ``.png``.
+
+        >>> image.save("a.png")
+        >>> run.save("a.png")  # or, without the line above: run.save("a.png", image)
+
+        Args:
+            path: a ``.png`` or a ``.json`` file; of an image, the JSON file has the same name.
+            image: the image (of PIL) to write there first; None: the one that is there, whose pixels stay as they are.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            InputError: another ending, or no image is there and none is given.
+            StorageError: a file cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() == ".png":
+            if image is not None:
+                write_bytes(path, encode_png(image, {}))
+            elif not path.is_file():
+                raise InputError(f"There is no image {str(path)!r}: save it first, or give it: run.save(path, image).")
+            self.profile.save(path.with_suffix(".json"))
+        return self.profile.save(path)
+
+    def __repr__(self) -> str:
+        if self._profile is None:
+            calls = len(self.recording.calls)
+            return f"<Observation of {calls} call{'' if calls == 1 else 's'}, not counted yet: read .profile>"
+        return f"<Observation: {self._profile!r}>"
+
+    def __str__(self) -> str:
+        return repr(self) if self._facts is None else self.render("table")
+
+    def __dir__(self) -> list[str]:
+        return ["profile", "render", "save", "to_csv", "to_dict", "to_json", "to_latex", "to_markdown"]
 
 
 class observe:  # used as a function: ``with observe(pipe) as run``
