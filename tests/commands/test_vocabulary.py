@@ -19,7 +19,13 @@ VERBS = CLICK.commands  # type: ignore[attr-defined]
 #: verbs whose own work gives the words another meaning: several values, or a language model
 OTHER_MEANING = {("sweep", "--height"), ("sweep", "--width"), ("sweep", "--steps"), ("sweep", "--batch")}
 OTHER_MEANING |= {(verb, name) for verb in ("llm", "train-cost") for name in ("--steps", "--batch")}
-OTHER_MEANING |= {("formula", "--format"), ("generate", "--prompt"), ("generate", "--model"), ("batch", "--model")}
+OTHER_MEANING |= {
+    ("formula", "--format"),
+    ("batch", "--dry-run"),
+    ("generate", "--prompt"),
+    ("generate", "--model"),
+    ("batch", "--model"),
+}
 
 
 def options(verb: str) -> dict[str, tuple[tuple[str, ...], str | None]]:

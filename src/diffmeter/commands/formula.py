@@ -39,9 +39,7 @@ def run(
     ] = None,
     quantity: Annotated[str, typer.Option("--quantity", help=f"{', '.join(QUANTITIES)}; for LaTeX.")] = "matmul_macs",
     guidance: _options.Guidance = None,
-    scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Scheduler, where the formula knows others.")
-    ] = None,
+    scheduler: _options.Scheduler = None,
     save: Annotated[Path | None, typer.Option("--save", help="Also write the formula to this .json file.")] = None,
     derive: Annotated[bool, typer.Option("--derive", help="Derive it anew from dry runs; takes minutes.")] = False,
     verify: Annotated[

@@ -85,7 +85,7 @@ def run(
         answers = Answers(
             model,
             token_count=tokens,
-            dry_run=dry_run,
+            dry_run=dry_run or depth is not None,  # a formula knows components, and no modules
             revision=revision,
             variant=variant,
             config=config,

@@ -71,7 +71,7 @@ def _settle(record: CallRecord, module: nn.Module, inputs: tuple[Any, ...], keyw
         except CountError as error:
             record.failure = str(error)
         return
-    live = LiveCount(snapshot.module_ids, judgement)
+    live = LiveCount(snapshot.module_ids, judgement, uncompiled(module))
     record.in_run = True
     run = module if record.method == "forward" else getattr(module, record.method)  # the module runs its own hooks
     with live.running():
