@@ -64,6 +64,10 @@ def assumptions_of(profile: ComputeProfile) -> list[tuple[str, str]]:
             (adapter["kind"], f"{adapter['name']} in {adapter['component']}{rank}, {format_params(adapter['params'])}")
         )
     said += [(f"Estimated {what}", how) for what, how in conditions.estimated.items()]
+    # A prompt that stands in has the length of any; an image decides by its size what is computed.
+    said += [(f"In place of {name}", what) for name, what in conditions.stand_ins.items() if name != "prompt"]
+    if profile.cached_steps:
+        said.append(("Cached steps", f"{len(profile.cached_steps)}: {', '.join(map(str, profile.cached_steps))}"))
     return said
 
 

@@ -51,14 +51,22 @@ class StandIns:
 
     @classmethod
     def of(
-        cls, pipe: Any, call: PipelineCall, arguments: Mapping[str, Any], image_size: int | tuple[int, int] | None
+        cls,
+        pipe: Any,
+        call: PipelineCall,
+        arguments: Mapping[str, Any],
+        image_size: int | tuple[int, int] | None,
+        frames: int | None = None,
     ) -> StandIns:
-        """Stand-ins of ``image_size`` (one side, or width and height), otherwise of the size of what is made."""
+        """Stand-ins of ``image_size`` (one side, or width and height), otherwise of the size of what is made.
+
+        Videos have ``frames`` frames, otherwise as many as what is made.
+        """
         own = (call.entry.defaults.height, call.entry.defaults.width) if call.entry is not None else (None, None)
         own = own if all(own) else default_size(pipe) or (_DEFAULT_SIDE, _DEFAULT_SIDE)
         size = (arguments.get("width") or own[1], arguments.get("height") or own[0])
-        frames = next((arguments[n] for n in ("num_frames", "video_length") if arguments.get(n)), None)
-        frames = frames or call.default("num_frames") or _DEFAULT_FRAMES
+        made = next((arguments[n] for n in ("num_frames", "video_length") if arguments.get(n)), None)
+        frames = frames or made or call.default("num_frames") or _DEFAULT_FRAMES
         chosen = (int(size[0] or 0), int(size[1] or 0)) if image_size is None else checked_size(image_size)
         return cls(pipe, call, chosen, int(frames))
 
@@ -157,7 +165,11 @@ class StandIns:
     def _image(self, name: str) -> Any:
         from PIL import Image
 
-        return Image.new("L", self.size, 255) if "mask" in name else Image.new("RGB", self.size)
+        if "mask" in name:
+            return Image.new("L", self.size, 255)
+        config = getattr(getattr(self.pipe, "vae", None), "config", None)
+        channels = getattr(config, "in_channels", None) or getattr(config, "input_channels", None)
+        return Image.new("RGBA" if channels == 4 and name == "image" else "RGB", self.size)
 
     def _one_for_each_net(self, name: str, image: Any) -> Any:
         """The image, or with several ControlNets one for each."""
@@ -175,6 +187,11 @@ class StandIns:
 def takes_images(call: PipelineCall) -> bool:
     """Whether a call takes an image or a video."""
     return any(_kind(name) is not None for name in call.parameters)
+
+
+def takes_videos(call: PipelineCall) -> bool:
+    """Whether a call takes a video."""
+    return any(_kind(name) == "video" for name in call.parameters)
 
 
 def give_token_count(pipelines: Iterable[Any], count: int) -> None:
@@ -221,7 +238,7 @@ def _kind(name: str) -> str | None:
     words = name.split("_")
     if any(word in name for word in _ABOUT):
         return None
-    if words[-1] == "video" or name == "video":
+    if words[-1] == "video" or name == "conditioning_frames":
         return "video"
     if words[-1] in ("image", "images") or name in ("mask", "depth_map"):
         return "image"

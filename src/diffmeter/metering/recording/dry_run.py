@@ -23,7 +23,7 @@ from diffmeter.errors import DiffmeterError, InputError, one_line, whole_number
 from diffmeter.metering.pipelines.call import PipelineCall, call_of
 from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
-from diffmeter.metering.pipelines.stand_ins import StandIns, give_token_count, takes_images
+from diffmeter.metering.pipelines.stand_ins import StandIns, give_token_count, takes_images, takes_videos
 from diffmeter.metering.step_cache import StepCache
 from diffmeter.metering.twins.replay import random_state_kept
 from diffmeter.metering.twins.user_state import user_state_kept
@@ -280,8 +280,12 @@ def rehearse(
         found = rehearse(pipe, call_arguments, call=call, options=replace(options, image_size=wanted))
         _check_made(found, wanted)
         return found
+    frames = call_arguments.get("num_frames")
+    if frames is not None and not call.understands("num_frames") and takes_videos(call):  # of the video that it gets
+        frames = whole_number(frames, "the number of frames")
+        call_arguments = {name: value for name, value in call_arguments.items() if name != "num_frames"}
     given = call.arguments(call_arguments)
-    stand_ins = StandIns.of(pipe, call, given, options.image_size)
+    stand_ins = StandIns.of(pipe, call, given, options.image_size, frames)
     arguments = stand_ins.with_required(stand_ins.with_published(stand_ins.with_prompt(given)))
     more = stand_ins.fuller(arguments)
     if options.image_size is not None:
