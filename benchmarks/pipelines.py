@@ -10,7 +10,7 @@ incomplete  a total differs or is missing an operator, and the profile says that
 WRONG       a total differs from the reference although the profile calls itself complete
 failed      the pipeline cannot be built or run here, or observing it raised (with the reason)
 
-``--write-docs`` puts the table into docs/COUNTING.md. The exit code is 1 if anything is WRONG.
+``--write-docs`` puts the table into docs/PIPELINES.md. The exit code is 1 if anything is WRONG.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT))  # the tests are not part of the installed package
 from tests.reference import count_real_run  # noqa: E402
 from tests.zoo import ZOO, Case  # noqa: E402
 
-DOCS = ROOT / "docs" / "COUNTING.md"
+DOCS = ROOT / "docs" / "PIPELINES.md"
 BEGIN, END = "<!-- pipelines:begin -->", "<!-- pipelines:end -->"
 EXACT, INCOMPLETE, WRONG, FAILED = "exact", "incomplete (said so)", "WRONG", "failed"
 PACKAGES = ("diffmeter", "torch", "diffusers", "transformers")
@@ -235,7 +235,7 @@ def versions() -> dict[str, str]:
 
 
 def markdown(results: list[Outcome], lacking: list[str], unavailable: list[str]) -> str:
-    """The section of docs/COUNTING.md."""
+    """The section of docs/PIPELINES.md."""
 
     def cell(text: str) -> str:
         return text.replace("|", r"\|")
@@ -257,7 +257,7 @@ def markdown(results: list[Outcome], lacking: list[str], unavailable: list[str])
 
 
 def write_docs(text: str) -> None:
-    """Replaces what stands between the two markers in docs/COUNTING.md.
+    """Replaces what stands between the two markers in docs/PIPELINES.md.
 
     Raises:
         ValueError: the markers are not there.
@@ -274,7 +274,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="diffmeter against an independent counter, pipeline by pipeline")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases or classes; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as JSON")
-    parser.add_argument("--write-docs", action="store_true", help="replace the table in docs/COUNTING.md")
+    parser.add_argument("--write-docs", action="store_true", help="replace the table in docs/PIPELINES.md")
     options = parser.parse_args()
     if options.only and options.write_docs:
         parser.error("--write-docs needs every case; leave --only out")
