@@ -183,6 +183,19 @@ def outside_transforms() -> Iterator[None]:
         yield
 
 
+def take_off(mode: TorchDispatchMode) -> None:
+    """Leave a mode, also where tasks or generators have put others over it meanwhile, or it is gone already."""
+    count, at = torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_stack_at
+    if not any(at(index) is mode for index in range(count())):
+        return
+    above = []
+    while top_dispatch_mode() is not mode:
+        above.append(_python_dispatch._pop_mode())
+    mode.__exit__(None, None, None)
+    for other in reversed(above):
+        _python_dispatch._push_mode(other)
+
+
 def in_backward() -> bool:
     """Whether autograd is running a backward pass in this thread."""
     return bool(torch._C._current_graph_task_id() != -1)
@@ -203,9 +216,9 @@ def storage_identity(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def set_frame_evaluation(callback: Any) -> Any:
-    """Set what TorchDynamo does with Python frames (None: nothing) and return what it did before."""
-    return torch._C._dynamo.eval_frame.set_eval_frame(callback)
+#: Set what TorchDynamo does with Python frames (None: nothing) and return what it did before. The compiled function
+#: itself, since a Python function around it would be a frame that TorchDynamo looks at.
+set_frame_evaluation: Callable[[Any], Any] = torch._C._dynamo.eval_frame.set_eval_frame
 
 
 def uncompiled_here() -> AbstractContextManager[Any]:

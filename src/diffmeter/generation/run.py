@@ -127,7 +127,9 @@ def _is_small_cpu_model(pipe: Any) -> bool:
 
 def _call_quietly(pipe: Any, arguments: dict[str, Any], request: GenerationRequest) -> Any:
     """Call the pipeline without its progress bar; its own complaint about a size becomes an ``InputError``."""
-    before = getattr(pipe, "_progress_bar_config", None)
+    from diffmeter.compat import progress_bar_settings, restore_progress_bar
+
+    before = progress_bar_settings(pipe)
     if hasattr(pipe, "set_progress_bar_config"):
         pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
     try:
@@ -142,10 +144,7 @@ def _call_quietly(pipe: Any, arguments: dict[str, Any], request: GenerationReque
         ) from error
     finally:
         if hasattr(pipe, "set_progress_bar_config"):
-            if before is None:
-                vars(pipe).pop("_progress_bar_config", None)
-            else:
-                pipe._progress_bar_config = before
+            restore_progress_bar(pipe, before)
 
 
 def _first_image(output: Any, pipe: Any) -> Image:

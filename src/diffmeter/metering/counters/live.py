@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffmeter.compat import active_transform, beneath_other_modes, on_every_forward, uncompiled_here
+from diffmeter.compat import (
+    active_transform,
+    beneath_other_modes,
+    caller_frame,
+    on_every_forward,
+    paused_dispatch_mode,
+    uncompiled_here,
+)
 from diffmeter.metering.watching import intercept
 from diffmeter.metering.watching.patching import own
 from diffmeter.metering.watching.snapshot import OwnHooks
@@ -153,28 +157,8 @@ class OutsideCalls(DispatchMode):
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Take the mode off the stack while it lies on top, so that a call inside costs nothing and compiles."""
-        if torch._C._len_torch_dispatch_stack() and _top_mode() is self:
-            with torch.utils._python_dispatch._pop_mode_temporarily():
-                yield
-        else:
+        with paused_dispatch_mode(self):
             yield
-
-
-def _top_mode() -> Any:
-    return torch.utils._python_dispatch._get_current_dispatch_mode()
-
-
-def take_off(mode: TorchDispatchMode) -> None:
-    """Leave a mode, also where tasks or generators have put others over it meanwhile, or it is gone already."""
-    count, at = torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_stack_at
-    if not any(at(index) is mode for index in range(count())):
-        return
-    above = []
-    while _top_mode() is not mode:
-        above.append(torch.utils._python_dispatch._pop_mode())
-    mode.__exit__(None, None, None)
-    for other in reversed(above):
-        torch.utils._python_dispatch._push_mode(other)
 
 
 def outermost_module(
@@ -186,7 +170,7 @@ def outermost_module(
     With ``strangers``, a module that does not belong is the second choice: a pipeline may hold or make modules that
     are no components. What called the pipeline is none of them.
     """
-    frame = sys._getframe(1)
+    frame = caller_frame(1)
     found = stranger = None
     calls_pipeline = False
     while frame is not None:
@@ -199,5 +183,5 @@ def outermost_module(
                     found = owner
                 elif strangers and not calls_pipeline:
                     stranger = owner
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found or stranger

@@ -22,7 +22,7 @@ _LEAVES = frozenset(
     for name in ("numpy", "__array__", "tolist", "data_ptr", "__dlpack__")
     if hasattr(Tensor, name)
 )
-_MAKES = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.from_dlpack})
+_MAKES = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.utils.dlpack.from_dlpack})
 
 
 class PastPyTorch:
@@ -59,6 +59,6 @@ def _fingerprint(tensor: Tensor) -> str | None:
     try:
         with without_dispatch_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
             flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
-            return hashlib.blake2b(flat.numpy(), digest_size=16).hexdigest()
+            return hashlib.blake2b(flat.numpy().tobytes(), digest_size=16).hexdigest()
     except Exception:  # a tensor class of its own
         return None

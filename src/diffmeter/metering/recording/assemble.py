@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from diffmeter.compat import step_cache_of, uncompiled
+from diffmeter.compat import active_attention_backend, execution_device, step_cache_of, uncompiled
 from diffmeter.metering.counters.kinds import Kind, kind_of
 from diffmeter.metering.counters.operators import table
 from diffmeter.metering.counters.packed import parameters_by_module, parameters_of
@@ -103,17 +103,14 @@ def _model_id(pipe: Any) -> str | None:
 
 def _execution_device(pipe: Any, devices: Counter[str]) -> str:
     try:
-        return str(pipe._execution_device)
+        return str(execution_device(pipe))
     except Exception:
         return devices.most_common(1)[0][0] if devices else "cpu"
 
 
 def _attention_backend() -> str:
     try:
-        from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
-        name = _AttentionBackendRegistry.get_active_backend()[0]
-        return str(getattr(name, "value", name))
+        return active_attention_backend()
     except Exception:
         return "native"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from diffmeter.compat import base_of
 from diffmeter.metering.counters.live import OutsideCalls
 from diffmeter.metering.twins.replay import READS
 from diffmeter.metering.watching.signature import map_leaves
@@ -35,8 +36,9 @@ class HostTensors(OutsideCalls):
             _mark(tensor)
         if func._schema.is_mutable and args and isinstance(args[0], torch.Tensor):
             _mark(args[0])
-            if args[0]._base is not None:
-                _mark(args[0]._base)
+            base = base_of(args[0])
+            if base is not None:
+                _mark(base)
         return out
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Container, Iterator
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
-from diffmeter.metering.counters.live import OutsideCalls, outermost_module, take_off
+from diffmeter.compat import MODULE_ENTRIES, in_backward, take_off
+from diffmeter.metering.counters.live import OutsideCalls, outermost_module
 from diffmeter.metering.pipelines.call import call_of
 from diffmeter.metering.pipelines.parts import Parts
 from diffmeter.metering.pipelines.roles import images_made
@@ -240,7 +240,7 @@ class Recorder:
             return
         module = outermost_module(self._belongs, self._entries, strangers=generation is not None)
         if module is None:
-            if _in_backward():
+            if in_backward():
                 component = self._last_component or type(self.parts.pipelines[0]).__name__
                 self.recording.note(component, "products of a backward pass are not counted")
             return
@@ -256,8 +256,8 @@ class Recorder:
 
     def _entries(self, module: nn.Module) -> Container[str]:
         if id(module) in self._names:
-            return (*_FORWARDS, *intercept.public_methods(module.__class__))
-        return _FORWARDS
+            return (*MODULE_ENTRIES, *intercept.public_methods(module.__class__))
+        return MODULE_ENTRIES
 
     def _belongs(self, module: nn.Module) -> bool:
         if id(module) not in self._owners:
@@ -271,13 +271,6 @@ class Recorder:
         self.parts = Parts({}, [], [])
         self._names.clear()
         self._owners.clear()
-
-
-_FORWARDS = ("forward", "_call_impl", "_slow_forward")
-
-
-def _in_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)
 
 
 @functools.cache

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffmeter.compat import unseen
+from diffmeter.compat import (
+    attention_implementation,
+    own_buffers,
+    own_parameters,
+    set_attention_implementation,
+    unseen,
+    use_native_backend,
+)
 from diffmeter.metering.counters.packed import LogicalLinear, is_packed_convolution, logical_linear
 from diffmeter.metering.watching.signature import ATOMS, INTEGER_VALUES_LIMIT, TensorSpec
 from diffmeter.metering.watching.snapshot import BASE_KEYS, SHARED_KEYS, ModuleSnapshot, Part, no_garbage_collection
@@ -153,7 +160,7 @@ def _use_compute_dtype(twin: nn.Module, part: Part) -> None:
     dtype = next((h.compute_dtype for h in hooks if type(h).__name__ == "LayerwiseCastingHook"), None)
     if dtype is None:
         return
-    tables: Any = (twin._parameters, twin._buffers)
+    tables: Any = (own_parameters(twin), own_buffers(twin))
     for tensors in tables:
         for name, tensor in tensors.items():
             if tensor is not None and tensor.is_floating_point():
@@ -174,23 +181,22 @@ def _use_plain_weight(twin: nn.Module, layer: LogicalLinear) -> None:
     def weight(*shape: int) -> nn.Parameter:
         return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"), requires_grad=False)
 
-    twin._modules.clear()
-    twin._parameters.clear()
-    twin._parameters["weight"] = weight(layer.out_features, layer.in_features)
-    twin._parameters["bias"] = weight(layer.out_features) if layer.bias else None
+    for name in [name for name, _ in twin.named_children()]:
+        delattr(twin, name)
+    table = own_parameters(twin)
+    table.clear()
+    table["weight"] = weight(layer.out_features, layer.in_features)
+    table["bias"] = weight(layer.out_features) if layer.bias else None
 
 
 def _use_native_attention(module: nn.Module) -> None:
     """Whatever kernel attention used in the run, its products are those of PyTorch's own implementation."""
     processor: Any = getattr(module, "processor", None)
-    if getattr(processor, "_attention_backend", None) is not None:
-        from diffusers.models.attention_dispatch import AttentionBackendName
-
-        processor._attention_backend = AttentionBackendName.NATIVE
+    use_native_backend(processor)
     if "XFormers" in type(processor).__name__ and hasattr(module, "set_use_memory_efficient_attention_xformers"):
         module.set_use_memory_efficient_attention_xformers(False)  # type: ignore[operator]
     config: Any = getattr(module, "config", None)
-    if "flash" in str(getattr(config, "_attn_implementation", None)):
+    if "flash" in str(attention_implementation(config)):
         config = copy.copy(config)
-        config._attn_implementation = "sdpa"
+        set_attention_implementation(config, "sdpa")
         module.config = config

@@ -29,6 +29,10 @@ from diffmeter.compat import (
     global_module_hooks,
     native_attention_backend,
     outside_transforms,
+    overload_name,
+    packet_of,
+    storage_identity,
+    without_dispatch_modes,
     without_modes,
 )
 from diffmeter.errors import CountError, one_line
@@ -171,8 +175,9 @@ class KnownValues(DispatchMode):
             self.reads |= origin
         if origin and _writes_first(func) and isinstance(args[0], torch.Tensor):
             storage = args[0].untyped_storage()  # and with it every view of it
-            _, before = self._written.get(storage._cdata, (storage, _NOWHERE))
-            self._written[storage._cdata] = storage, before | origin
+            key = storage_identity(args[0])
+            _, before = self._written.get(key, (storage, _NOWHERE))
+            self._written[key] = storage, before | origin
         if origin:
             for item in out if isinstance(out, (list, tuple)) else (out,):
                 if isinstance(item, torch.Tensor):
@@ -299,7 +304,7 @@ def _name(func: Any) -> str:
 def _without_generator(func: Any, kwargs: dict[str, Any]) -> Any:
     """The overload of a random operator to call when its generator, which is of another device, is left out."""
     kwargs.pop("generator", None)
-    return func._overloadpacket if "generator" in getattr(func, "_overloadname", "") else func
+    return packet_of(func) if "generator" in overload_name(func) else func
 
 
 def _arguments(func: Any) -> Any:
@@ -317,7 +322,7 @@ def _is_float(dtype: torch.dtype | None) -> bool:
 
 
 def _storage_id(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return storage_identity(tensor)
 
 
 def _assumed_scalar(dtype: torch.dtype, assumption: bool) -> Any:
@@ -381,7 +386,7 @@ class _HostValues(TorchFunctionMode):
             if isinstance(tensor, torch.Tensor):
                 if tensor.is_meta or self._values._is_spoiled(tensor):
                     self._values.assumed = True
-                    with torch.utils._python_dispatch._disable_current_modes():
+                    with without_dispatch_modes():
                         stand_in = assumed_values(tensor, self._values.assumption)
                     return func(stand_in, *args[1:], **(kwargs or {}))
                 self._values.reads |= self._values._origin(tensor)

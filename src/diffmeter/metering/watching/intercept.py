@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from diffmeter.compat import never_compile, set_frame_evaluation
+
 from .patching import own
 
 logger = logging.getLogger(__name__)
@@ -190,7 +192,7 @@ def _entry(cls: type, name: str) -> Callable[..., Any]:
             return current(self, *args, **kwargs)
         return _report(self, method, functools.partial(current, self), args, kwargs)
 
-    _not_compiled(entry)
+    never_compile(entry)
     return own(_looking_like(original, entry), original)
 
 
@@ -229,7 +231,7 @@ def _report(target: Any, method: str, proceed: Proceed, args: tuple[Any, ...], k
     known = _watchers.get(id(target))
     if not known:
         return proceed(*args, **kwargs)
-    compiling = _set_frame_evaluation(None)  # torch.compile is to see the model's code, not this package's
+    compiling = set_frame_evaluation(None)  # torch.compile is to see the model's code, not this package's
     try:
         if compiling is not None:
             proceed = functools.partial(_proceed_compiling, compiling, proceed)
@@ -241,33 +243,19 @@ def _report(target: Any, method: str, proceed: Proceed, args: tuple[Any, ...], k
                 proceed = functools.partial(_pass, watcher, target, method, proceed)
         return proceed(*args, **kwargs)
     finally:
-        _set_frame_evaluation(compiling)
+        set_frame_evaluation(compiling)
 
 
 def _proceed_compiling(compiling: Any, proceed: Proceed, *args: Any, **kwargs: Any) -> Any:
-    _set_frame_evaluation(compiling)
+    set_frame_evaluation(compiling)
     try:
         return proceed(*args, **kwargs)
     finally:
-        _set_frame_evaluation(None)
+        set_frame_evaluation(None)
 
 
-_set_frame_evaluation = torch._C._dynamo.eval_frame.set_eval_frame
-
-
-def _not_compiled(function: Callable[..., Any]) -> None:
-    """Keep torch.compile away from a function of this module, without importing the compiler."""
-    frames: Any = torch._C._dynamo.eval_frame
-    code = function.__code__
-    if hasattr(frames, "set_code_exec_strategy"):
-        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
-        frames.set_code_exec_strategy(code, skip)
-    elif hasattr(frames, "skip_code"):  # PyTorch 2.6
-        frames.skip_code(code)
-
-
-_not_compiled(_report)
-_not_compiled(_proceed_compiling)
+never_compile(_report)
+never_compile(_proceed_compiling)
 
 
 def _pass(watcher: Watcher, target: Any, method: str, proceed: Proceed, *args: Any, **kwargs: Any) -> Any:
