@@ -60,6 +60,8 @@ def schema_of(operator: Any) -> Any | None:
 
 def is_composite(operator: Any) -> bool:
     """Whether PyTorch carries an overload out by calling other operators, which a dispatch mode then sees."""
+    if getattr(operator, "namespace", "prim") == "prim":  # asked of a tensor's device, not dispatched
+        return False
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), "CompositeImplicitAutograd"))
 
 

@@ -507,9 +507,16 @@ class DispatchMode(TorchDispatchMode):
 
 def has_own_way(types: Iterable[type]) -> bool:
     """Whether a tensor among the operands carries operators out in a way of its own, which is then what is counted."""
-    return any(kind not in _PLAIN and kind.__module__.partition(".")[0] not in PACKING_LIBRARIES for kind in types)
+    return any(
+        kind not in _PLAIN
+        and kind.__module__.partition(".")[0] not in PACKING_LIBRARIES
+        and not kind.__module__.startswith(_TRACING)
+        for kind in types
+    )
 
 
+#: where PyTorch keeps tensors that a mode of its own, beneath all others, carries operators out for
+_TRACING = "torch._subclasses."
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 

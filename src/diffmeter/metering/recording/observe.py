@@ -27,7 +27,7 @@ from diffmeter.metering.pipelines.parts import Parts, parts_of
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.counts import TwinCounts
 from diffmeter.metering.twins.replay import random_state_kept
-from diffmeter.metering.watching.signature import iter_tensors
+from diffmeter.metering.watching.signature import TensorSpec, iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import Judgement, judge
 from diffmeter.profile import ComputeProfile
@@ -92,7 +92,7 @@ class RealCalls:
             record.failure = f"the call raised {type(error).__name__}: what it did until then is not counted"
             raise
         first = next(iter_tensors(output), None)
-        record.output_shape = None if first is None else tuple(first.shape)
+        record.output_shape = None if first is None else TensorSpec.of(first).shape
         return output
 
     def _timed(self, record: CallRecord, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -149,14 +149,15 @@ class RealCalls:
         self._look_again()
         for record, timer in self._timers:
             record.seconds = timer.seconds
-        twins: dict[int, TwinCounts | CountError] = {}
+        twins: dict[tuple[int, int], TwinCounts | CountError] = {}
         pending = []
         for record, structure, judgement in self._made:
             if record.settled:
                 continue
-            if id(structure) not in twins:
-                twins[id(structure)] = _twin_of(structure)
-            pending.append(Pending(record=record, twin=twins[id(structure)], judgement=judgement))
+            key = (id(structure), id(judgement.code))  # other code in place may make another count
+            if key not in twins:
+                twins[key] = _twin_of(structure)
+            pending.append(Pending(record=record, twin=twins[key], judgement=judgement))
         self._made.clear()
         self._timers.clear()
         self._structures.clear()
@@ -174,17 +175,15 @@ class Pending:
 
     def count(self) -> None:
         """Count it, or note why that cannot be done."""
-        record, changed = self.record, self.judgement.changed()
-        if changed is not None:
-            record.failure = f"{changed} was changed between the call and its counting"
-        elif isinstance(self.twin, CountError):
+        record = self.record
+        if isinstance(self.twin, CountError):
             record.failure = str(self.twin)
-        else:
-            try:
-                with user_formulas.using(record.formulas):
-                    record.take(self.twin.get(record.method, record.arguments))
-            except CountError as error:
-                record.failure = str(error)
+            return
+        try:
+            with self.judgement.as_it_was(), user_formulas.using(record.formulas):
+                record.take(self.twin.get(record.method, record.arguments))
+        except CountError as error:
+            record.failure = str(error)
 
 
 def _twin_of(structure: ModuleSnapshot) -> TwinCounts | CountError:

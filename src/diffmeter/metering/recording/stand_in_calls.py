@@ -159,6 +159,8 @@ class StandInCalls:
         self.own_code += judgement.own_code
         if judgement.altered is not None and not cached:
             self._unknowable[name] = f"{judgement.altered}: what it does to the work shows only in a real run"
+        elif judgement.unseen is not None:
+            self._unknowable[name] = f"{judgement.unseen} runs past PyTorch's operators, and its products are not seen"
         twin.__class__ = _on_cpu_class(type(twin))
         known = None if self._known is None else self._known.of(name, twin)
         if known is None:

@@ -11,11 +11,12 @@ that somebody replaces is noticed by comparing some hundred identities.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ class ReachableCode:
     Attributes:
         own_code: functions and classes of no known library, in the order in which they were met.
         foreign: names the first code met that belongs to no known library; None where there is none.
+        reenters: whether a function was replaced that PyTorch calls by its name again for whoever looks at functions,
+            so that looking would run it twice.
         unseen: names the first compiled code that foreign code may run and that no counting mode would see.
     """
 
@@ -110,6 +113,7 @@ class ReachableCode:
         self.own_code: list[Any] = []
         self.foreign: str | None = None
         self.unseen: str | None = None
+        self.reenters = False
         self._places: dict[tuple[int, str], tuple[Any, str, Any]] = {}
         self._contents: dict[int, tuple[Any, Any, str]] = {}
         self._names: set[str] = set()
@@ -118,6 +122,7 @@ class ReachableCode:
         self._methods: dict[str, list[type]] = {}
         self._seen: set[int] = set()
         self._through_foreign = False
+        self._host_names: set[str] = set()
         self._functions: list[types.FunctionType] = []  # met, and not looked into yet
         self._kept: list[Any] = []  # so that identities stay what they are
         self._roots = (list(classes), list(values), list(entries))
@@ -156,22 +161,28 @@ class ReachableCode:
         except Exception:  # a name is gone, or something does not compare
             return False
 
-    def difference_now(self) -> str | None:
-        """Names the first place in which something else is found now; None where the same code would run."""
-        other = ReachableCode(*self._roots)
-        mine = {key: place for key, place in self._places.items() if key in other._places}
-        for key, (_, where, value) in mine.items():
-            theirs = other._places[key][2]
-            if theirs is not value and not _equal_atoms(theirs, value) and not _is_compiler(theirs):
-                return where
-        for table, (_, contents, where) in self._contents.items():
-            if (
-                table in other._contents
-                and not where.endswith(_HOOK_TABLES)
-                and not _same_contents(contents, other._contents[table][1])
-            ):
-                return where
-        return None
+    @contextlib.contextmanager
+    def as_it_was(self) -> Iterator[None]:
+        """Put back, for the block, whatever was replaced since: for all threads, so the block is to be short."""
+        if self.same():
+            yield
+            return
+        undo: list[Callable[[], None]] = []
+        for (_, name), (owner, _, value) in self._places.items():
+            table = vars(owner) if isinstance(owner, type) else owner
+            now = table.get(name, _ABSENT)
+            if unpatched(now) is not value and not _equal_atoms(now, value) and not _is_compiler(now):
+                undo.append(functools.partial(_put, owner, name, now))
+                _put(owner, name, value)
+        for holder, contents, where in self._contents.values():
+            if not where.endswith(_HOOK_TABLES) and not _same_contents(_contents_of(holder), contents):
+                undo.append(functools.partial(_fill, holder, _contents_of(holder)))
+                _fill(holder, contents)
+        try:
+            yield
+        finally:
+            for put_back in reversed(undo):
+                put_back()
 
     # looking ---------------------------------------------------------------------------------------------------------
 
@@ -215,8 +226,12 @@ class ReachableCode:
         table = vars(owner) if isinstance(owner, type) else owner
         key = (id(owner), name)
         if name in table:
-            self._places[key] = (owner, where, unpatched(table[name]))
-            self._add(table[name], where)
+            value = unpatched(table[name])
+            self._places[key] = (owner, where, value)
+            if where.startswith(_OVERRIDABLE) and name not in _COMPILED_FUNCTIONS:
+                function = unwrapped(value)
+                self.reenters |= isinstance(function, types.FunctionType) and not is_library_function(function)
+            self._add(value, where)
 
     def _add(self, value: Any, where: str, depth: int = _DEPTH) -> None:
         value = unwrapped(unpatched(value))
@@ -294,6 +309,10 @@ class ReachableCode:
     def _look_into(self, function: types.FunctionType) -> None:
         names, namespace = names_in(function.__code__), function.__globals__
         self._through_foreign = not is_library_function(function)
+        if self._through_foreign:
+            self._host_names |= names & (_TO_HOST | _FROM_HOST)
+            if self._host_names & _TO_HOST and self._host_names & _FROM_HOST:
+                self._meet_compiled("NumPy", function.__qualname__)
         self._kept.append(namespace)
         module = str(namespace.get("__name__"))
         for name in names:
@@ -347,6 +366,14 @@ class ReachableCode:
         return found
 
 
+#: methods that hand the values of a tensor out of PyTorch, and functions that take values in
+_TO_HOST = frozenset({"numpy", "__array__", "__dlpack__", "to_dlpack"})
+_FROM_HOST = frozenset({"from_numpy", "frombuffer", "from_dlpack", "as_tensor", "asarray", "tensor"})
+#: modules whose Python functions ask for whoever looks at functions
+_OVERRIDABLE = ("torch.nn.functional.", "torch.functional.")
+_COMPILED_FUNCTIONS = frozenset(
+    name for name, value in vars(torch.nn.functional).items() if isinstance(value, types.BuiltinFunctionType)
+)
 #: hooks around every module; those that matter are foreign code, and others come and go with their owner's counting
 _HOOK_TABLES = tuple(f"module._global_forward_{name}" for name in ("hooks", "pre_hooks"))
 #: tables that say something about these hooks, and may keep it when they are gone
@@ -358,6 +385,7 @@ _OTHER_COMPILERS = frozenset({"triton", "cupy", "numba", "jax", "tensorrt", "onn
 _recent: dict[Any, ReachableCode] = {}
 _RECENT = 64
 _LARGE = 4096
+_ABSENT = object()
 _BUILTINS = (
     types.BuiltinFunctionType,
     types.MethodDescriptorType,
@@ -465,6 +493,25 @@ def _same_contents(a: Any, b: Any) -> bool:
         return bool(a == b)
     except Exception:
         return False
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, dict):
+        owner[name] = value
+    elif value is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+def _fill(holder: Any, contents: Any) -> None:
+    """Make a container hold what :func:`_contents_of` found in it."""
+    holder.clear()
+    if isinstance(holder, dict):
+        for name, value in contents:
+            holder[name] = value
+    else:
+        holder.update(contents) if isinstance(holder, set) else holder.extend(contents)
 
 
 def _is_compiler(value: Any) -> bool:

@@ -22,6 +22,7 @@ module's ``__dict__`` past its own methods, until the next full comparison.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class Judgement:
             in a real run.
         values: why the work depends on values that a twin does not have.
         operators_only: whether counting in the run must leave the functions of Python code alone, because PyTorch
-            leaves its fused layers while anybody looks at them, or because compiled code hides them.
+            leaves its fused layers while anybody looks at them, because compiled code hides them, or because a
+            replaced function would run twice.
     """
 
     code: ReachableCode
@@ -91,22 +93,20 @@ class Judgement:
         """Whether the code in place is what it was; asked at every call. If not, judge the snapshot again."""
         return self.code.same()
 
-    def changed(self) -> str | None:
-        """Names code that was replaced since, so that a replay would not repeat the call; None where none was.
-
-        Asked before a replay.
-        """
-        return None if self.code.same() else self.code.difference_now()
+    def as_it_was(self) -> contextlib.AbstractContextManager[None]:
+        """Around a replay: the code in place is what it was at the call, whatever was replaced since."""
+        return self.code.as_it_was()
 
 
 def judge(snapshot: ModuleSnapshot) -> Judgement:
     """What there is in a component that keeps a twin from standing in for it."""
     fused = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.MultiheadAttention)
+    code = _reachable(snapshot)
     return Judgement(
-        code=_reachable(snapshot),
+        code=code,
         altered=_altered(snapshot),
         values=_needed_values(snapshot) or _unusual_weight(snapshot),
-        operators_only=snapshot.scripted is not None or snapshot.has_class(*fused),
+        operators_only=snapshot.scripted is not None or snapshot.has_class(*fused) or code.reenters,
     )
 
 
