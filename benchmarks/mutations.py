@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import json
 import random
 import sys
@@ -62,8 +63,9 @@ class Trial:
     Attributes:
         pipe, arguments: of the run; changes alter both.
         random: decides how; the same for all runs of a draw.
-        observed: whether this is the run that diffmeter observes. Work that the independent counter cannot follow
-            into other threads or compiled code is done in place in the other runs: its products are the same.
+        observed: whether this is the run that diffmeter observes.
+        judged: whether this is the run of the independent counter. It cannot follow work into other threads or
+            compiled code: there such work is done in place, with the same products.
         on_step: what a callback does at the end of each step.
     """
 
@@ -71,6 +73,7 @@ class Trial:
     arguments: dict[str, Any]
     random: random.Random
     observed: bool
+    judged: bool
     on_step: list[Callable[[Any, int], None]] = field(default_factory=list)
     run: Callable[..., Any] = lambda pipe, **arguments: pipe(**arguments)
 
@@ -552,7 +555,7 @@ def in_a_thread(trial: Trial) -> Iterator[None]:
         worker.join()
         return found[0]
 
-    if trial.observed:
+    if not trial.judged:
         trial.run = threaded
     yield
 
@@ -575,7 +578,7 @@ def layer_in_a_thread(trial: Trial) -> Iterator[None]:
         worker.join()
         return found[0]
 
-    if trial.observed:
+    if not trial.judged:
         layer.forward = elsewhere
     yield
 
@@ -706,7 +709,7 @@ def math_kernels(trial: Trial) -> Iterator[None]:
 
 @change
 def compiled(trial: Trial) -> Iterator[None]:
-    if trial.observed:
+    if not trial.judged:
         trial.denoiser.compile(backend="eager")
     yield
 
@@ -753,7 +756,9 @@ def drawn(number: int) -> tuple[str, list[str]]:
     return chance.choice(PIPELINES), chance.sample(sorted(CHANGES), chance.randint(1, 3))
 
 
-def run_once(number: int, around: Callable[[Any, Callable[[], Any]], Any], *, observed: bool = False) -> Any:
+def run_once(
+    number: int, around: Callable[[Any, Callable[[], Any]], Any], *, observed: bool = False, judged: bool = False
+) -> Any:
     """Build and change the pipeline of a draw, and run it; ``around`` is given the pipeline and the run."""
     from tests.zoo import ZOO
 
@@ -761,7 +766,7 @@ def run_once(number: int, around: Callable[[Any, Callable[[], Any]], Any], *, ob
     case = ZOO[name]
     pipe = case.build()
     arguments = case.arguments(pipe)
-    trial = Trial(pipe, arguments, random.Random(number), observed)
+    trial = Trial(pipe, arguments, random.Random(number), observed, judged)
     torch.manual_seed(number)
     with contextlib.ExitStack() as stack:
         for change_name in changes:
@@ -772,7 +777,7 @@ def run_once(number: int, around: Callable[[Any, Callable[[], Any]], Any], *, ob
                 action(pipe, index)
             return rest[-1] if rest else {}
 
-        if trial.on_step and "callback_on_step_end" in pipe.__call__.__code__.co_varnames:
+        if trial.on_step and "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
             arguments["callback_on_step_end"] = on_step
         return around(pipe, lambda: trial.run(pipe, **arguments))
 
@@ -791,7 +796,7 @@ def judge(number: int) -> Verdict:
     found = Verdict(number, pipeline, changes, "unjudged")
     try:
         plain = pixels(run_once(number, lambda pipe, run: run()))
-        truth = run_once(number, lambda pipe, run: count_real_call(run, pipeline_modules(pipe)))
+        truth = run_once(number, lambda pipe, run: count_real_call(run, pipeline_modules(pipe)), judged=True)
     except UnknownOperator as error:
         found.detail = f"the independent counter: {error}"
         return found
