@@ -610,6 +610,17 @@ class ComputeProfile(Rendered):
 
         return save_profile(path, self.to_dict())
 
+    def save_trace(self, path: str | Path) -> Path:
+        """Write the timeline of a timed run to a ``.json`` file that trace viewers open.
+
+        Raises:
+            InputError: the profile has no times, or the file has another ending.
+            StorageError: the file cannot be written.
+        """
+        from diffmeter.reports.trace import save_trace
+
+        return save_trace(self, path)
+
     @classmethod
     def load(cls, path: str | Path) -> ComputeProfile:
         """Read the profile that a ``.json`` file, a ``.png`` image or a folder holds.

@@ -18,6 +18,7 @@ COMMANDS: tuple[str, ...] = (
     "formula",
     "batch",
     "show",
+    "trace",
     "models",
     "llm",
     "train-cost",
