@@ -226,10 +226,7 @@ def _flat(operands: Sequence[Any]) -> list[Shape]:
 @function("a b dims", torch.tensordot)
 def tensordot(a: Shape, b: Shape, dims: Any = 2, *, out: Shape) -> int:
     # every element of the result sums over the contracted dimensions of a
-    if isinstance(dims, int):
-        contracted = list(range(len(a) - dims, len(a)))
-    else:
-        contracted = [dims[0]] if isinstance(dims[0], int) else dims[0]
+    contracted = range(len(a) - dims, len(a)) if isinstance(dims, int) else dims[0]
     return prod(out) * prod(a[d] for d in contracted)
 
 
@@ -261,7 +258,8 @@ def matrix_power(a: Shape, n: int, *, out: Shape) -> int:
     if n < 0:
         raise LookupError("an inverse has no fixed number of products")
     products = max(n.bit_length() - 1, 0) + max(n.bit_count() - 1, 0)
-    return products * prod(a) * a[-1]
+    *batch, k, _ = a
+    return products * prod(batch) * k**3
 
 
 @function("x1 x2 p", torch.cdist, "aten.cdist")
