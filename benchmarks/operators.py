@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed._symmetric_memory
+import torch.distributed.tensor
 
 from diffmeter.compat import all_operators, schema_of
 from diffmeter.metering.counters import operators
@@ -44,7 +46,7 @@ REPORTED = {
     "fused kernel with products inside": r"""
         aten\.(_cudnn_attention_forward|_flash_attention_forward_no_dropout_inplace|_triton_\w+|_foreach_mm|_trilinear
         |_mixed_dtypes_linear|quantized_(gru|lstm))|_native\._foreach_mm\w*|inductor\._mm_plus_mm
-        |symm_mem\._async_input_mm|quantized\.quantized_\w+_cell_dynamic|mkldnn\._convolution_(transpose_)?pointwise_?
+        |symm_mem\.\w*(_mm|matmul)\w*|quantized\.quantized_\w+_cell_dynamic|mkldnn\._convolution_(transpose_)?pointwise_?
         |mkldnn_prepacked\.conv2d_run|onednn\.qconv\w*_pointwise|_?quantized\.conv_transpose[123]d(_dynamic)?""",
 }
 

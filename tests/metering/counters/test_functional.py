@@ -129,6 +129,7 @@ def test_transformer_encoder_layer(training) -> None:
         (nn.RNN(8, 6, batch_first=True), 6 * 8 + 6 * 6),
     ],
 )
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_recurrent_layers(module, expected) -> None:
     with torch.no_grad():
         found, operators = both(module.eval(), ones(2, 5, 8))
@@ -204,3 +205,26 @@ def test_einsum_equals_what_is_dispatched(case) -> None:
     equation, shapes = case
     found, operators = both(torch.einsum, equation, *map(ones, shapes))
     assert sum(found.values()) == operators
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ([(1, 2), (0, 1)], 77 * 32 * 8 + 77 * 8 * 32),  # (77 x 32) x (32 x 8), then x (8 x 32)
+        ([(0, 1), (0, 1)], 32 * 8 * 32 + 77 * 32 * 32),  # the two factors first
+        ([(0, 2), (0, 1)], 77 * 32 * 8 * 32),  # an outer product first: no sum, then both at once
+    ],
+)
+def test_einsum_follows_the_path_that_is_taken(path, expected, monkeypatch) -> None:
+    class Optimizer:
+        @staticmethod
+        def contract_path(equation, *operands, **options):
+            return path, ""
+
+    place = torch.backends.opt_einsum
+    names = place.is_available.__wrapped__.__globals__
+    for name, value in (("is_available", lambda: True), ("get_opt_einsum", lambda: Optimizer)):
+        monkeypatch.setitem(names, name, value)  # as if the package were installed
+    with place.flags(enabled=True):
+        found, operators = both(torch.einsum, "rd,er,ne->nd", ones(8, 32), ones(32, 8), ones(77, 32))
+    assert sum(found.values()) == operators == expected

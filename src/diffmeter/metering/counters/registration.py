@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -73,9 +73,10 @@ def register_formula(target: Any, macs: Macs, kind: str = "matmul") -> Registrat
         raise InputError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
     if not callable(macs):
         raise InputError(f"macs must be a function that returns a number of MACs, got {type(macs).__name__}")
-    name = _name_of(target)
     if _is_known(target):
+        name = getattr(target, "__name__", str(target))
         raise InputError(f"{name} has a formula already: diffmeter counts it, or it was registered before")
+    name = _name_of(target)
     formula = UserFormula(name, macs, Kind(kind), inspect.isclass(target) and _takes_module(macs))
     user_formulas.replace({**user_formulas.current(), target: formula})
     if isinstance(target, types.FunctionType):
@@ -104,8 +105,8 @@ def _takes_module(macs: Macs) -> bool:
 
 
 def _is_known(target: Any) -> bool:
-    if target in user_formulas.current() or target in FORMULAS:
-        return True
+    if isinstance(target, Hashable) and (target in user_formulas.current() or target in FORMULAS):
+        return not isinstance(target, str)
     if isinstance(target, torch._ops.OpOverloadPacket):
         return any(has_formula(getattr(target, overload)) for overload in target.overloads())
     if isinstance(target, torch._ops.OpOverload):
