@@ -279,3 +279,36 @@ def test_numpy_integers_do_not_overflow() -> None:
     assert flops_attention(*sizes, np.int32(64), np.int32(2)) == flops_attention(1, 65_536, 65_536, 64, 2)  # type: ignore
     assert flops_feedforward(*sizes) == flops_feedforward(1, 65_536, 65_536)  # type: ignore[arg-type]
     assert isinstance(flops_attention(*sizes, np.int32(64)), int)  # type: ignore[arg-type]
+
+
+def test_a_step_with_lora_is_the_step_that_really_runs() -> None:
+    """Against the operators of a forward and backward of transformers' Qwen2 with peft's adapters."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from diffmeter.metering.builtin import flop_report
+
+    h, layers, heads, kv, inter, vocab, r, b, n = 16, 2, 4, 2, 24, 40, 3, 2, 5
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=vocab, hidden_size=h, intermediate_size=inter, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=kv, attn_implementation="eager", use_cache=False,
+        )
+    )  # fmt: skip
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    model = get_peft_model(model, LoraConfig(r=r, target_modules=targets, init_lora_weights="gaussian"))
+    report = flop_report(model, {"input_ids": torch.zeros(b, n, dtype=torch.int64)}, with_backward=True)
+
+    def experiment(rank: int, training: bool) -> int:
+        return flops_for_experiment(
+            1, b, n, h, layers, heads, 1.0, rank, training, num_kv_heads=kv, intermediate_size=inter, vocab_size=vocab
+        )
+
+    # the rotary embedding's own product is no formula here: (2 frequencies x 1) x (1 x tokens), in the forward alone
+    rotary = sum(f for name, f in report.by_operator.items() if name.startswith("aten.bmm")) - 3 * layers * 2 * (
+        2 * b * heads * n * n * (h // heads)
+    )
+    elementwise = 3 * layers * (3 * b * heads * n * n + 5 * b * n * inter + 2 * 4 * b * n * h) + 3 * b * n * h
+    assert 0 <= rotary <= 2 * 2 * b * n
+    assert experiment(r, True) - elementwise == report.total_flops - rotary
+    assert experiment(0, True) == 3 * experiment(0, False)

@@ -295,9 +295,10 @@ def flops_for_experiment(
 ) -> int:
     """FLOPs of ``num_steps`` steps: three forwards each for training (forward + backward), one for inference.
 
-    Three times the forward is the usual rule and exact for the products of a full fine-tuning. With LoRA the frozen
-    weights need no gradient of their own, so it is an upper bound there: ``diffmeter.training_cost`` counts the
-    backward that really runs.
+    Three times the forward is the usual rule and exact for the products of a full fine-tuning. With LoRA (``r`` above
+    0) only the adapters are trained: frozen weights get no gradient, and neither does the input of the first block's
+    query, key and value projections, before which nothing is trained. These products are left out, so that the
+    products are those of the step that really runs; elementwise operations stay at three times the forward.
 
     Args:
         num_steps: steps, at least 1.
@@ -326,7 +327,30 @@ def flops_for_experiment(
     )
     if training and loss:
         forward += flops_cross_entropy_loss(batch_size, seq_len, vocab_size=vocab_size)
-    return _size("num_steps", num_steps) * forward * (TRAINING_FACTOR if training else 1)
+    step = forward * (TRAINING_FACTOR if training else 1)
+    if training and r:
+        step -= _frozen_gradients(
+            _attention_items(batch_size, seq_len, hidden_dim, num_heads, r, num_kv_heads, head_dim),
+            _feedforward_items(batch_size, seq_len, hidden_dim, ffn_ratio, intermediate_size),
+            num_layers,
+            head=2 * batch_size * seq_len * hidden_dim * vocab_size,
+            adapter_input=2 * batch_size * seq_len * hidden_dim * r,
+        )
+    return _size("num_steps", num_steps) * step
+
+
+def _frozen_gradients(
+    attention: Mapping[str, int], feedforward: Mapping[str, int], num_layers: int, *, head: int, adapter_input: int
+) -> int:
+    """FLOPs of gradients that a step with LoRA on the attention projections does not compute."""
+    # the weight's gradient of each frozen projection takes what its forward takes
+    weights = num_layers * sum(
+        flops for items in (attention, feedforward) for name, flops in items.items() if name.endswith("projection")
+    )
+    # in the first block nothing before query, key and value is trained: neither they nor their adapters hand back
+    # a gradient of the input
+    inputs = sum(attention[f"{name} projection"] for name in ("query", "key", "value")) + 3 * adapter_input
+    return weights + head + inputs
 
 
 @dataclass(frozen=True)

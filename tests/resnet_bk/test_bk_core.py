@@ -174,3 +174,19 @@ def test_time_grows_linearly() -> None:
 def test_bad_input_is_named(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_second_derivative_is_there_with_and_without_another_term(other) -> None:
+    """Of Re G(d): the hand-written backward against the recursions alone."""
+    torch.manual_seed(0)
+    d0, b0 = torch.randn(5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+
+    def second(analytic: bool) -> list[torch.Tensor]:
+        d, b = d0.clone().requires_grad_(), b0.clone().requires_grad_()
+        value = resolvent_diagonal(d, b, 0.5j, analytic_backward=analytic).real.sum() + (d**3).sum() * other
+        first = torch.autograd.grad(value, (d, b), create_graph=True)
+        return list(torch.autograd.grad(sum((g**2).sum() for g in first), (d, b)))
+
+    for mine, wanted in zip(second(True), second(False), strict=True):
+        torch.testing.assert_close(mine, wanted)

@@ -98,7 +98,8 @@ def _table(
     adapters = (
         f", LoRA rank {lora_rank} ({format_params(config.lora_params(lora_rank))} parameters)" if lora_rank else ""
     )
-    work = f"training, {TRAINING_FACTOR} x forward a step" if training else "inference"
+    work = "training, forward and backward" if lora_rank else f"training, {TRAINING_FACTOR} x forward a step"
+    work = work if training else "inference"
     return Table(
         columns=[
             Column("part", "Part"),
@@ -118,6 +119,6 @@ def _table(
             ("Elementwise", format_count(breakdown.elementwise_flops, "FLOPs")),
             (f"{steps} step(s) of {work}", f"{format_count(total, 'FLOPs')} ({format_integer(total)})"),
         ],
-        notes=["With LoRA this is an upper bound: gradients of frozen weights are not computed."]
+        notes=["With LoRA, gradients of frozen weights are not computed, and not counted."]
         if training and lora_rank else [],
     )  # fmt: skip

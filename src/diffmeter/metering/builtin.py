@@ -11,7 +11,8 @@ All numbers are FLOPs, 2 for each multiply-add, as both of PyTorch's counters gi
 
 A fused attention backward computes the query-key product a second time instead of keeping it: five products where
 the mathematics has four. As in PyTorch's registry they are all counted; the fifth is also reported alone, in
-:attr:`FlopReport.recomputed_attention_flops`.
+:attr:`FlopReport.recomputed_attention_flops`. The kernel computes all three gradients at once, wanted or not: where a
+part of query, key and value is frozen, unfused attention leaves the products for its gradient out.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class FlopReport:
         by_operator: FLOPs by dispatched operator, such as ``aten.addmm``.
         by_module: FLOPs by module, inner ones contained in outer ones, as ``FlopCounterMode`` names them.
         recomputed_attention_flops: the part of the total in which fused attention backwards repeat the query-key
-            product; without it the total is what the unfused mathematics takes.
+            product. Without it the total is what unfused attention takes, if query, key and value all need
+            gradients; of partly frozen attention, unfused attention takes still less.
         uncounted: operators that may hold products and have no formula, with how often they ran.
     """
 

@@ -37,7 +37,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from diffmeter.errors import InputError
 
@@ -95,13 +94,16 @@ class BKCoreFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, d: Tensor, b: Tensor) -> Tensor:
         diagonal, r, s = _diagonal(d, b)
-        ctx.save_for_backward(diagonal, r, s, b)
+        ctx.save_for_backward(diagonal, r, s, d, b)
         return diagonal
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        diagonal, r, s, b = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        diagonal, r, s, d, b = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody goes backward a second time: through the recursions
+            wanted = [each for each, needed in zip((d, b), ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(_diagonal(d, b)[0], wanted, grad, create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
         # PyTorch's gradient of a holomorphic function is grad * conj(derivative): sum the conjugate, then turn back.
         g = grad.conj().resolve_conj()
         alpha, beta = -b / r[:-1], -b / s[1:]
