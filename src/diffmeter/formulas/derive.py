@@ -35,8 +35,8 @@ _STEPS = (8, 20, 40)
 _STEP_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 20, 25, 28, 30, 50, 100)
 #: guidance scales that are told apart; a case begins or ends only at neighbors
 _GUIDANCE = (0.0, math.nextafter(0.0, 1.0), 0.5, 1.0, math.nextafter(1.0, 2.0), 7.5, 100.0)
-_SIDES = (4096, 3072, 2560, 2048, 1536, 1280, 1024, 768, 512, 256, 128, 64, 32)
-_BATCHES = (64, 16, 4, 2)
+_SIDES = (4096, 3072, 2560, 2048, 1536, 1280, 1024, 768, 512, 256, 128, 96, 64, 32)
+_BATCHES = (64, 16, 4, 3)
 
 
 #: points beyond the coefficients that an interpolation is checked on before fresh ones prove it
@@ -63,13 +63,14 @@ class Axis:
         return rng.randint(-(-self.allowed.low // modulus), high // modulus) * modulus
 
 
-def derive(source: Any, *, name: str | None = None, seed: int = 0, **arguments: Any) -> Formula:
+def derive(source: Any, *, name: str | None = None, seed: int = 0, largest: int = 4096, **arguments: Any) -> Formula:
     """The formula of a pipeline.
 
     Args:
         source: a loaded pipeline, or the id or folder of a model; nothing heavy is computed and no weight is read.
         name: what it is called in messages and tables.
         seed: of the random points.
+        largest: side in pixels that the formula need not go beyond; smaller is quicker.
         arguments: further arguments of the pipeline's call, the same at every point.
 
     Raises:
@@ -77,7 +78,7 @@ def derive(source: Any, *, name: str | None = None, seed: int = 0, **arguments: 
     """
     observer = Observer(source, arguments)
     default = observer.observe()
-    axes = _Axes(observer, default)
+    axes = _Axes(observer, default, largest)
     cases: list[Case] = []
     spans = _guidance_cases(observer, axes)
     for tokens in axes.token_cases():
@@ -116,8 +117,9 @@ def derive(source: Any, *, name: str | None = None, seed: int = 0, **arguments: 
 class _Axes:
     """What a pipeline can be asked for, where it accepts it, and at which values its calls change."""
 
-    def __init__(self, observer: Observer, default: Observation) -> None:
+    def __init__(self, observer: Observer, default: Observation, largest: int) -> None:
         self.observer = observer
+        self._largest = largest
         conditions = default.profile.conditions
         self.defaults: dict[str, Any] = {"steps": conditions.num_inference_steps}
         if observer.argument("guidance_scale") is not None and conditions.guidance_scale is not None:
@@ -178,7 +180,8 @@ class _Axes:
         low = -(-min(height, width) // (8 * cell)) * cell
         while low < base_height and self._program_at(height=low, width=low) != usual_calls:
             low *= 2
-        high = next(s for s in (*_SIDES, base_height) if s % modulus == 0 and self._runs(s, s))
+        sides = [side for side in (*_SIDES, base_height) if side % modulus == 0 and side <= max(self._largest, low)]
+        high = next((side for side in sides if self._runs(side, side)), base_height)
         usual = min(high, 1024 if self.observer.argument("num_frames") is None else 384)
         for side, short in (("height", "y"), ("width", "x")):
             unit = length.divide
