@@ -217,6 +217,31 @@ class Case:
             found[length.name] = length(found)
         return found
 
+    def calls_in_order(
+        self, scheduler: str, steps: int
+    ) -> tuple[list[int], dict[int, int], tuple[TimelineEntry, ...]]:
+        """The calls that are made with so many steps, how often, and every one in its place."""
+        key = (scheduler, steps)
+        if key not in self._orders:
+            program = self.programs[scheduler]
+            counts = program.counts(steps)
+            order = [index for index in range(len(self.calls)) if counts.get(index)]
+            made: dict[str, int] = {}
+            places: dict[int, int] = {}
+            for index in order:
+                component = self.calls[index].component
+                places[index] = made[component] = made.get(component, -1) + 1
+            timeline = tuple(
+                TimelineEntry(self.calls[index].component, places[index], step, 0, None)
+                for index, step in program.unrolled(steps)
+            )
+            self._orders[key] = order, counts, timeline
+        return self._orders[key]
+
+    @cached_property
+    def _orders(self) -> dict[tuple[str, int], tuple[list[int], dict[int, int], tuple[TimelineEntry, ...]]]:
+        return {}
+
     def repeats(self, scheduler: str) -> list[Length]:
         """The different numbers of repeats that are no polynomial in the number of steps, in order."""
         found: dict[str, Length] = {}
@@ -519,21 +544,13 @@ class Formula:
         case, scheduler = self.case_for({**values, "scheduler": given.get("scheduler")})
         self._checked(case, values)
         lengths = case.lengths_at(values)
-        program = case.programs[scheduler]
-        counts = program.counts(values["steps"])
-        order = [index for index in range(len(case.calls)) if counts.get(index)]
-        profiled = {index: _profiled(case.calls[index], counts[index], lengths) for index in order}
-        places: dict[int, int] = {}
+        order, counts, timeline = case.calls_in_order(scheduler, values["steps"])
         components: dict[str, ComponentProfile] = {}
         for name, part in self.parts.items():
-            mine = [index for index in order if case.calls[index].component == name]
-            places.update({index: place for place, index in enumerate(mine)})
-            calls = tuple(profiled[index] for index in mine)
+            mine = [case.calls[index] for index in order if case.calls[index].component == name]
+            counted = [counts[index] for index in order if case.calls[index].component == name]
+            calls = tuple(_profiled(call, count, lengths) for call, count in zip(mine, counted, strict=True))
             components[name] = ComponentProfile(name, part.class_name, part.params, calls, part.dtype)
-        timeline = tuple(
-            TimelineEntry(case.calls[index].component, places[index], step, 0, None)
-            for index, step in program.unrolled(values["steps"])
-        )
         return ComputeProfile(
             components=components,
             denoisers=self.denoisers,
@@ -564,7 +581,7 @@ class Formula:
                 "width": width,
                 "num_inference_steps": values["steps"],
                 "guidance_scale": values.get("guidance_scale"),
-                "batch": None if case.denoiser_batch is None else case.denoiser_batch(**lengths),
+                "batch": None if case.denoiser_batch is None else case.denoiser_batch.at(lengths),
                 "scheduler": scheduler or None,
                 "arguments": arguments,
             }
@@ -663,9 +680,9 @@ def _total(case: Case, quantity: str, scheduler: str, component: str | None) -> 
 
 
 def _profiled(call: CallFormula, count: int, lengths: Mapping[str, Any]) -> CallProfile:
-    macs_by_op = {name: value for name, macs in call.macs_by_op.items() if (value := macs(**lengths))}
-    op_level = {name: macs(**lengths) for name, macs in call.op_level.items()}
-    shapes = {name: [size(**lengths) for size in shape] for name, shape in call.shapes.items()}
+    macs_by_op = {name: value for name, macs in call.macs_by_op.items() if (value := macs.at(lengths))}
+    op_level = {name: macs.at(lengths) for name, macs in call.op_level.items()}
+    shapes = {name: [size.at(lengths) for size in shape] for name, shape in call.shapes.items()}
     first = next(iter(shapes.values()), [])
     output = _sizes(call.output_shape, lengths)
     return CallProfile(
@@ -685,7 +702,7 @@ def _profiled(call: CallFormula, count: int, lengths: Mapping[str, Any]) -> Call
 
 
 def _sizes(shape: Iterable[Polynomial] | None, lengths: Mapping[str, Any]) -> tuple[int, ...] | None:
-    return None if shape is None else tuple(size(**lengths) for size in shape)
+    return None if shape is None else tuple(size.at(lengths) for size in shape)
 
 
 def _own_name(name: str, arguments: Mapping[str, Any]) -> str:

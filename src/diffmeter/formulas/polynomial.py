@@ -133,18 +133,30 @@ class Polynomial:
         Raises:
             InputError: a variable is missing, or the value is no whole number.
         """
+        if any(type(value) is not int for value in values.values()):
+            missing = [name for name in self.variables if name not in values]
+            if missing:
+                raise InputError(f"{missing[0]} is not given; the polynomial is in {', '.join(self.variables)}.")
+            return _on_arrays(*self.whole(), {name: values[name] for name in self.variables})
+        return self.at(values)
+
+    def at(self, values: Mapping[str, int]) -> int:
+        """The exact value where every variable is a Python integer; ``values`` may hold others, too.
+
+        Raises:
+            InputError: as a call.
+        """
         whole, denominator = self.whole()
+        total = 0
         try:
-            if any(type(value) is not int for value in values.values()):
-                used = {name: values[name] for name in self.variables}
-                return _on_arrays(whole, denominator, used)
-            total = 0
             for monomial, coefficient in whole.items():
                 for name, power in monomial:
                     coefficient *= values[name] ** power
                 total += coefficient
         except KeyError as error:
-            raise InputError(f"{error.args[0]} is not given; the polynomial is in {self.variables}.") from None
+            raise InputError(
+                f"{error.args[0]} is not given; the polynomial is in {', '.join(self.variables)}."
+            ) from None
         quotient, rest = divmod(total, denominator)
         if rest:
             raise InputError(f"{Fraction(total, denominator)} is no whole number, at {_listed(values)}.")
