@@ -23,6 +23,8 @@ _PUBLIC = {
     "compare": "reports.comparison",
     "sweep": "reports.comparison",
     "formula": "formulas.library",
+    "predict": "prediction.predict",
+    "Prediction": "prediction.result",
     "ComputeProfile": "profile",
     "create_profiler": "compute_profiler",
     "ComputeProfiler": "compute_profiler",
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     from diffmeter.metering.recording.observe import observe as observe
     from diffmeter.metering.step_cache import StepCache as StepCache
     from diffmeter.model_manager import get_model_manager as get_model_manager
+    from diffmeter.prediction.predict import predict as predict
+    from diffmeter.prediction.result import Prediction as Prediction
     from diffmeter.profile import ComputeProfile as ComputeProfile
     from diffmeter.reports.comparison import compare as compare
     from diffmeter.reports.comparison import sweep as sweep

@@ -61,7 +61,7 @@ class OperatorWatch(DispatchMode):
     """Notes every operator dispatched while it is entered. Read :meth:`result` afterwards."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._steps: list[Step] = []
         self._serials: dict[int, int] = {}  # address of a storage -> its serial number
         self._versions: list[int] = []  # serial number -> times written
@@ -74,11 +74,11 @@ class OperatorWatch(DispatchMode):
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
-        self._functions.__enter__()
+        self._functions.__enter__()  # type: ignore[no-untyped-call]
         return entered
 
     def __exit__(self, *error: Any) -> None:
-        self._functions.__exit__(*error)
+        self._functions.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)
 
     def result(self, input_bytes: int) -> CallOperators:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,7 +98,58 @@ def predict(
         InputError: an unknown GPU or argument, a dtype that the GPU lacks, or an impossible number.
         DiffmeterError: the pipeline cannot be run without its weights' values.
     """
-    device = device_for(gpu, vram)
+    devices = [] if gpu is None else [gpu]
+    [found] = predictions(
+        model,
+        gpu=devices,
+        vram=vram,
+        dtype=dtype,
+        gpus=gpus,
+        ulysses=ulysses,
+        ring=ring,
+        tokens=tokens,
+        compile=compile,
+        offload=offload,
+        tiling=tiling,
+        weight_dtype=weight_dtype,
+        usd_per_hour=usd_per_hour,
+        grams_per_kwh=grams_per_kwh,
+        **arguments,
+    )
+    return found
+
+
+def predictions(
+    model: Any,
+    *,
+    gpu: Sequence[str | os.PathLike[str] | Gpu],
+    vram: float | None = None,
+    batches: Sequence[int | None] = (None,),
+    peak: float | None = None,
+    bandwidth: float | None = None,
+    dtype: str | None = None,
+    gpus: int = 1,
+    ulysses: int | None = None,
+    ring: int | None = None,
+    tokens: int | None = None,
+    compile: bool = False,
+    offload: str | None = None,
+    tiling: bool = False,
+    weight_dtype: str | None = None,
+    usd_per_hour: float | None = None,
+    grams_per_kwh: float | None = None,
+    **arguments: Any,
+) -> list[Prediction]:
+    """:func:`predict` for several GPUs and batches; each run is rehearsed once.
+
+    Args:
+        model, vram, dtype, gpus, ulysses, ring, tokens, arguments: see :func:`predict`.
+        gpu: none is needed where ``vram`` is given.
+        batches: images or videos made by one call.
+        peak: dense peak at the dtype in 10^12 FLOP/s, instead of the table's.
+        bandwidth: memory bandwidth in 10^9 bytes a second, instead of the table's.
+        compile, offload, tiling, weight_dtype, usd_per_hour, grams_per_kwh: see :class:`Options`.
+    """
     split = parallel.degrees(whole_number(gpus, "number of GPUs"), ulysses, ring)
     options = Options(
         compile=compile,
@@ -110,8 +161,18 @@ def predict(
         usd_per_hour=usd_per_hour,
         grams_per_kwh=grams_per_kwh,
     )
-    workloads = Workloads(model, dtype=dtype_for(device, dtype, model), tokens=tokens)
-    return on(workloads, device, options, **arguments)
+    devices = [device_for(name, vram, bandwidth_gb_s=bandwidth) for name in gpu] or [device_for(None, vram)]
+    known: dict[str | None, Workloads] = {}
+    found = []
+    for device in devices:
+        run_dtype = dtype_for(device, dtype, model)
+        device = device.with_figures(**{f"{run_dtype or 'bfloat16'}_tflops": peak})
+        if run_dtype not in known:
+            known[run_dtype] = Workloads(model, dtype=run_dtype, tokens=tokens)
+        for batch in batches:
+            call = arguments if batch is None else {**arguments, "batch": batch}
+            found.append(on(known[run_dtype], device, options, **call))
+    return found
 
 
 def device_for(gpu: str | os.PathLike[str] | Gpu | None, vram: float | None = None, **figures: float | None) -> Gpu:

@@ -278,7 +278,8 @@ def from_memory(memory_gib: float) -> Gpu:
 def rates_of(generation: str) -> Rates:
     """The rates of a generation; one without measurements has those of the others, with a wider range."""
     constants = _constants()
-    return Rates(**{**constants["all"], **constants["generations"].get(generation, constants["unmeasured"])})
+    wider = {} if generation in constants["measured"] else constants["unmeasured"]
+    return Rates(**{**constants["all"], **wider, **constants["generations"].get(generation, {})})
 
 
 def fitted_generations() -> frozenset[str]:
