@@ -202,7 +202,10 @@ def _grown_operator(operator: Operator, times: int) -> Operator:
 def gpu_of(row: Row) -> Gpu:
     """The GPU of a row, with its clock where that was locked."""
     gpu = hardware.find(row.gpu)
-    share = dict(row.extra).get("clock_share")
+    extra = dict(row.extra)
+    if extra.get("tf32"):
+        gpu = gpu.with_figures(float32_tflops=gpu.figure("tf32_tflops"))
+    share = extra.get("clock_share")
     if share is None:
         return gpu
     rates = {name: value * share for name, value in gpu.figures.items() if name.endswith("_tflops")}

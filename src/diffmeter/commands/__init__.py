@@ -16,6 +16,7 @@ COMMANDS: tuple[str, ...] = (
     "sweep",
     "diff",
     "formula",
+    "predict",
     "batch",
     "show",
     "trace",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from diffmeter.prediction.result import Prediction
+from . import _options
+from ._console import TABLE, Answer, Form, print_table, progress
+
+EXAMPLES = [
+    "diffmeter predict sdxl --gpu h100-sxm --gpu rtx-4090 --batch 1,4,8 --steps 30",
+    "diffmeter predict black-forest-labs/FLUX.1-dev --vram 24",
+    "diffmeter predict sd35-medium --gpu l40s --compile --usd-per-hour 0.9 --grams-per-kwh 350",
+]
 
 Gpus = Annotated[
     list[str] | None, typer.Option("--gpu", help="Name in the table, or a .json file like its own; may be repeated.")
@@ -25,18 +29,18 @@ Grid = Annotated[float | None, typer.Option("--grams-per-kwh", help="CO2 of the 
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="Id or alias of the catalog, id on the hub, or local folder.")],
+    model: _options.Model,
     gpu: Gpus = None,
     vram: Vram = None,
     batch: Batches = "1",
-    height: Annotated[int | None, typer.Option(help="Height in pixels; alone it makes square images.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width in pixels; alone it makes square images.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance-scale", "--guidance", help="Guidance scale.")] = None,
-    num_frames: Annotated[int | None, typer.Option("--num-frames", help="Frames of a video.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The text, where its length matters.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Number of tokens that a prompt is taken to have.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 (the default), float16 or float32.")] = None,
+    height: _options.Height = None,
+    width: _options.Width = None,
+    steps: _options.Steps = None,
+    guidance: _options.Guidance = None,
+    frames: _options.Frames = None,
+    prompt: _options.Prompt = None,
+    tokens: _options.Tokens = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="bfloat16 (the default), float16 or float32.")] = None,
     compiled: Compile = False,
     offload: Offload = None,
     tiling: Tiling = False,
@@ -48,44 +52,49 @@ def run(
     bandwidth: Annotated[float | None, typer.Option("--bandwidth", help="Memory bandwidth in GB/s.")] = None,
     usd_per_hour: Price = None,
     grams_per_kwh: Grid = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of predictions and nothing else.")] = False,
+    columns: _options.Columns = None,
+    sort: _options.Sort = None,
+    output_format: _options.Format = TABLE,
+    as_json: _options.AsJson = False,
 ) -> None:
     """Predict time, memory, energy and money of a generation: no device and no weights are needed.
 
     One row a GPU and batch. Time is of a warm call; the range holds nine measurements in ten.
     """
-    from diffmeter.prediction.predict import predictions
+    form = Form.of(output_format, as_json, columns=columns, sort=sort)
+    with progress(f"Predicting {model}"):
+        from diffmeter.prediction.predict import predictions
 
-    found = predictions(
-        model,
-        gpu=gpu or [],
-        vram=vram,
-        batches=_batches(batch),
-        peak=peak,
-        bandwidth=bandwidth,
-        dtype=dtype,
-        compile=compiled,
-        offload=offload,
-        tiling=tiling,
-        weight_dtype=weight_dtype,
-        gpus=gpus,
-        ulysses=ulysses,
-        ring=ring,
-        usd_per_hour=usd_per_hour,
-        grams_per_kwh=grams_per_kwh,
-        tokens=tokens,
-        height=height,
-        width=width,
-        steps=steps,
-        guidance_scale=guidance,
-        num_frames=num_frames,
-        prompt=prompt,
-    )
-    if as_json:
-        json.dump([prediction.to_dict() for prediction in found], sys.stdout, indent=2)
-        print()
-        return
-    _print(found)
+        found = predictions(
+            model,
+            gpu=gpu or [],
+            vram=vram,
+            batches=_batches(batch),
+            peak=peak,
+            bandwidth=bandwidth,
+            dtype=dtype,
+            compile=compiled,
+            offload=offload,
+            tiling=tiling,
+            weight_dtype=weight_dtype,
+            gpus=gpus,
+            ulysses=ulysses,
+            ring=ring,
+            usd_per_hour=usd_per_hour,
+            grams_per_kwh=grams_per_kwh,
+            tokens=tokens,
+            height=height,
+            width=width,
+            steps=steps,
+            guidance_scale=guidance,
+            num_frames=frames,
+            prompt=prompt,
+        )
+    from diffmeter.reports.prediction_tables import components_table, predictions_table
+
+    form.write(Answer([prediction.to_dict() for prediction in found], lambda: predictions_table(found)))
+    if form.name == TABLE and len(found) == 1:
+        print_table(components_table(found[0]))
 
 
 def _batches(text: str) -> list[int]:
@@ -95,18 +104,3 @@ def _batches(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--batch {text!r} is no list of whole numbers: write 4, or 1,4,8.") from None
-
-
-def _print(found: list[Prediction]) -> None:
-    from rich.text import Text
-
-    from diffmeter.reports.prediction_tables import components_table, prediction_facts, predictions_table
-
-    from ._console import output_console
-
-    console = output_console()
-    console.print(predictions_table(found))
-    if len(found) == 1:
-        console.print(components_table(found[0]))
-    for line in prediction_facts(found):
-        console.print(Text(line), soft_wrap=True)

@@ -53,7 +53,7 @@ class Cuda:
     """PyTorch's caching allocator: blocks are multiples of 512 bytes (c10/cuda/CUDACachingAllocator.h).
 
     cuBLAS has the workspace of 32 MiB that PyTorch gives it on Hopper and later; cuDNN copies what a convolution reads
-    and writes into the order that tensor cores take; attention keeps one float32 a query and head.
+    and then what it writes into and out of the order that tensor cores take; attention keeps one float32 a query and head.
     """
 
     fixed = 32 << 20
@@ -64,8 +64,8 @@ class Cuda:
         return -(-size // 512) * 512
 
     def convolution(self, sizes: Convolution) -> int:
-        """Operands in another order of dimensions."""
-        return self.block((prod(sizes.input) + prod(sizes.output)) * sizes.itemsize)
+        """A copy of the larger of input and result in another order of dimensions."""
+        return self.block(max(prod(sizes.input), prod(sizes.output)) * sizes.itemsize)
 
     def attention(self, operator: Operator) -> int:
         """The logarithms of the softmax's sums."""
@@ -94,8 +94,8 @@ class Cpu:
                 return 0
             return prod(sizes.weight[1:]) * prod(sizes.output[2:]) * sizes.itemsize
         weight = _padded(sizes.weight[0]) * prod(sizes.weight[1:]) if sizes.groups == 1 else prod(sizes.weight)
-        before = _in_blocks(sizes.input) + weight
-        return max(before, _in_blocks(sizes.output)) * sizes.itemsize
+        result = _in_blocks(sizes.output)  # copied into the tensor that was asked for once the rest is gone
+        return max(_in_blocks(sizes.input) + weight + result - prod(sizes.output), result) * sizes.itemsize
 
     def attention(self, operator: Operator) -> int:
         """Sums of the softmax, and one thread's part of the scores."""

@@ -349,6 +349,7 @@ def _component(
     done = 0.0 if time is None else time.flops
     return ComponentPrediction(
         class_name=work.class_name,
+        params=work.params,
         calls=footprint.calls,
         seconds=seconds,
         bound=time.bound if time is not None and seconds else None,

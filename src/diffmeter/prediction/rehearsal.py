@@ -122,6 +122,7 @@ def _component(module: nn.Module, calls: tuple[tuple[CallOperators, int], ...], 
         largest_block=max(blocks, default=_bytes(module)),
         calls=calls,
         denoiser=denoiser,
+        params=sum(p.numel() for p in module.parameters()),
     )
 
 

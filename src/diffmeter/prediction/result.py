@@ -15,6 +15,7 @@ class ComponentPrediction:
 
     Attributes:
         class_name: of the component.
+        params: number of its parameters.
         calls: how often it is called.
         seconds: time inside it; None where the GPU's rates are not known.
         bound: ``compute``, ``memory`` or ``launch``: what most of that time goes into.
@@ -27,6 +28,7 @@ class ComponentPrediction:
     """
 
     class_name: str
+    params: int
     calls: int
     seconds: float | None
     bound: str | None

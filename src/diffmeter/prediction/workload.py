@@ -33,6 +33,7 @@ class ComponentWork:
         largest_layer, largest_block: bytes of its largest layer and of its largest repeated block.
         calls: operators of each signature, and how often it was called.
         denoiser: whether it is called at each step.
+        params: number of its parameters.
     """
 
     class_name: str
@@ -42,6 +43,7 @@ class ComponentWork:
     largest_block: int
     calls: tuple[tuple[CallOperators, int], ...]
     denoiser: bool
+    params: int = 0
 
     def footprint(self, allocator: Allocator, weight_dtype: str | None = None) -> Footprint:
         """What it needs on a device, its denoiser's linear weights quantized if asked for."""
