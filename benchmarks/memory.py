@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py            run every pipeline below and write the page
 
-Each of the tiny pipelines of ``tests/zoo`` below runs for real under the profiler, which tells every allocation, on one
-thread; what it had allocated at most, its weights included, is compared with what a dry run predicts.
+Each of the tiny pipelines of ``tests/zoo`` below runs for real under the profiler, which tells every allocation, on
+one thread; what it had allocated at most, its weights included, is compared with what a dry run predicts.
 """
 
 from __future__ import annotations

@@ -74,11 +74,11 @@ class OperatorWatch(DispatchMode):
 
     def __enter__(self) -> Any:
         entered = super().__enter__()
-        self._functions.__enter__()  # type: ignore[no-untyped-call]
+        self._functions.__enter__()
         return entered
 
     def __exit__(self, *error: Any) -> None:
-        self._functions.__exit__(*error)  # type: ignore[no-untyped-call]
+        self._functions.__exit__(*error)
         super().__exit__(*error)
 
     def result(self, input_bytes: int) -> CallOperators:

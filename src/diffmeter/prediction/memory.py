@@ -52,8 +52,9 @@ class Allocator(Protocol):
 class Cuda:
     """PyTorch's caching allocator: blocks are multiples of 512 bytes (c10/cuda/CUDACachingAllocator.h).
 
-    cuBLAS has the workspace of 32 MiB that PyTorch gives it on Hopper and later; cuDNN copies what a convolution reads
-    and then what it writes into and out of the order that tensor cores take; attention keeps one float32 a query and head.
+    cuBLAS has the workspace of 32 MiB that PyTorch gives it on Hopper and later. cuDNN copies what a convolution
+    reads, then what it writes, into and out of the order that tensor cores take. Attention keeps one float32 a query
+    and head.
     """
 
     fixed = 32 << 20
