@@ -7,7 +7,6 @@ image is on the disk before its counting begins, and a count that fails never lo
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from diffmeter import config
 from diffmeter.errors import InputError, shown
 from diffmeter.generation.request import ALIASES, GenerationRequest, under_own_names
 from diffmeter.generation.run import run_generation
+from diffmeter.metering.pipelines.words import nearest
 from diffmeter.profile import shapes_as_tuples
 from diffmeter.reports.console_block import console_block
 from diffmeter.storage import files as store
@@ -220,7 +220,6 @@ def _sorted_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
     for name in found:
         if name not in of_loading:
             known = [*inspect.signature(generate_image).parameters, *ALIASES, *of_loading]
-            near = difflib.get_close_matches(name, [option for option in known if option != "options"], n=1)
-            hint = f": did you mean {near[0]!r}" if near else f"; it takes {', '.join(known)}"
+            hint = nearest(name, [option for option in known if option != "options"])
             raise InputError(f"A generation takes no option {name!r}{hint}.")
     return of_request, found

@@ -11,6 +11,7 @@ from torch import nn
 from diffmeter.errors import InputError
 from diffmeter.metering.pipelines.call import call_of
 from diffmeter.metering.pipelines.sizes import with_both_sides
+from diffmeter.metering.pipelines.words import understanding_own_names
 from diffmeter.models import catalog
 
 
@@ -209,3 +210,26 @@ def test_one_side_is_a_square() -> None:
     assert with_both_sides({"width": 32, "x": 1}) == {"height": 32, "width": 32, "x": 1}
     assert with_both_sides({"height": 64, "width": 32}) == {"height": 64, "width": 32}
     assert with_both_sides({}) == {}
+
+
+@pytest.mark.parametrize(("name", "where"), [("gpu", "predict"), ("dtype", "loaded or built"), ("tokens", "dry_run")])
+def test_words_that_belong_elsewhere_say_where(name: str, where: str) -> None:
+    assert where in refused(Image(), **{name: 1})
+
+
+def test_a_function_of_words_takes_own_names_too() -> None:
+    @understanding_own_names
+    def compare(models: Any, *, steps: Any = None, batch: Any = 1, tokens: Any = None) -> Any:
+        return models, steps, batch, tokens
+
+    @understanding_own_names
+    def sweep(models: Any, *, steps: Any = None, batches: Any = None) -> Any:
+        return models, steps, batches
+
+    assert compare("m", num_inference_steps=4, num_images_per_prompt=2, token_count=7) == ("m", 4, 2, 7)
+    assert sweep("m", num_inference_steps=[4, 5], num_images_per_prompt=[1, 2]) == ("m", [4, 5], [1, 2])
+    assert sweep("m", batch=[3]) == ("m", None, [3])
+    with pytest.raises(InputError, match=r"compare takes no argument 'step': did you mean 'steps'\.$"):
+        compare("m", step=4)
+    with pytest.raises(InputError, match="are the same argument"):
+        compare("m", steps=4, num_inference_steps=5)

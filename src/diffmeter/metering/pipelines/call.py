@@ -8,7 +8,6 @@ neither is refused, also where a ``**kwargs`` would swallow it.
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import inspect
 import math
@@ -21,6 +20,7 @@ from diffmeter.errors import InputError, shown, whole_number
 from diffmeter.models.catalog import CatalogEntry
 
 from .parts import is_pipeline
+from .words import nearest
 
 #: arguments for how many images or videos a prompt gets, or a call without prompts makes
 BATCH_ARGUMENTS = (
@@ -50,6 +50,12 @@ _WHOLE = {
     "num_frames": "number of frames",
     "video_length": "number of frames",
     **{name: name for name in BATCH_ARGUMENTS},
+}
+#: words of the vocabulary that are no arguments of a call
+_ELSEWHERE = {
+    "gpu": "a count is the same on every GPU; diffmeter.predict takes one",
+    "dtype": "it is how a model is loaded or built",
+    "tokens": "diffmeter.dry_run takes them beside the call",
 }
 #: inputs of which a list makes one image or video for each of its items
 _LISTS = ("prompt", "class_labels", "image", "video")
@@ -165,9 +171,9 @@ class PipelineCall:
         return value
 
     def _nearest(self, name: str) -> str:
-        known = [*self.parameters, *(word for word in WORDS if self.name_of(word) is not None)]
-        near = difflib.get_close_matches(name, known, n=1)
-        return f": did you mean {near[0]!r}?"[:-1] if near else f"; it takes {', '.join(dict.fromkeys(known))}"
+        if name in _ELSEWHERE:
+            return f": {_ELSEWHERE[name]}"
+        return nearest(name, [*self.parameters, *(word for word in WORDS if self.name_of(word) is not None)])
 
     def _who(self) -> str:
         return self.class_name if self.model == self.class_name else f"{self.model} ({self.class_name})"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from diffmeter.errors import InputError, one_line, whole_number
+from diffmeter.metering.pipelines.words import understanding_own_names
 from diffmeter.models.sources import source_of
 from diffmeter.profile import ComputeProfile
 
@@ -36,6 +37,7 @@ class _Subject:
     model: Any
 
 
+@understanding_own_names
 def compare(
     models: Iterable[Model] | Mapping[str, Model],
     *,
@@ -79,6 +81,7 @@ def compare(
     return Comparison(run_cases(cases, tokens, progress, dry_run=dry_run))
 
 
+@understanding_own_names
 def sweep(
     models: Model | Iterable[Model] | Mapping[str, Model],
     *,
