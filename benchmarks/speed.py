@@ -129,7 +129,7 @@ def dry_runs(model: str, settings: dict[str, Any]) -> dict[str, Any]:
                 super().__init__()
                 self.inner = denoiser
 
-            def forward(self, _: torch.Tensor) -> Any:  # noqa: ANN401
+            def forward(self, _: torch.Tensor) -> Any:
                 return self.inner(*args, **kwargs)
 
         thop.profile(Positional(), inputs=(torch.empty(0),), verbose=False)

@@ -227,14 +227,14 @@ def painter(model: str | Path, steps: int, guidance: float) -> Painter:
 
 def grid(images: Sequence[Image], columns: int = 6, scale: int = 2, space: int = 4) -> Image:
     """The images side by side, each pixel drawn ``scale`` times as wide and high."""
-    from PIL import Image as images_module
+    from PIL import Image as PILImage
 
     side = images[0].width * scale
     rows = -(-len(images) // columns)
-    sheet = images_module.new("RGB", (columns * (side + space) + space, rows * (side + space) + space), "white")
+    sheet = PILImage.new("RGB", (columns * (side + space) + space, rows * (side + space) + space), "white")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        enlarged = image.resize((side, side), images_module.Resampling.NEAREST)
+        enlarged = image.resize((side, side), PILImage.Resampling.NEAREST)
         sheet.paste(enlarged, (space + column * (side + space), space + row * (side + space)))
     return sheet
 

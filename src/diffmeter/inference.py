@@ -162,8 +162,6 @@ def generate_images_sequential(
     All models get the same seed; ``None`` draws one. ``options`` are those of ``generate_image``, and so are the
     exceptions.
     """
-    from PIL import Image as images
-
     from diffmeter.generation.batch.runner import BatchOptions, run_generations
     from diffmeter.storage.run_folder import RunFolder
 
@@ -192,7 +190,7 @@ def generate_images_sequential(
         path = folder.path / record["image"] if record.get("image") else None
         image = None
         if path is not None:
-            with images.open(path) as opened:
+            with Image.open(path) as opened:
                 image = opened.copy()
         profile = record.get("compute_profile")
         results.append(

@@ -93,12 +93,14 @@ class BKCoreFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, d: Tensor, b: Tensor) -> Tensor:
+        """The diagonal, by two recursions over the rows."""
         diagonal, r, s = _diagonal(d, b)
         ctx.save_for_backward(diagonal, r, s, d, b)
         return diagonal
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of ``d`` and ``b``, by two recursions more: no matrix is formed."""
         diagonal, r, s, d, b = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody goes backward a second time: through the recursions
             wanted = [each for each, needed in zip((d, b), ctx.needs_input_grad, strict=True) if needed]

@@ -58,7 +58,7 @@ def optimizer_name(name: str) -> str:
 
 @dataclass
 class FLOPsCount:
-    """FLOPs of a training step. Counts add up, scale with a whole or fractional factor, and can be changed:
+    """FLOPs of a training step. Counts add up, scale with a whole or fractional factor, and can be changed.
 
     >>> count = FLOPsCount()
     >>> count.forward += 1000
@@ -80,7 +80,7 @@ class FLOPsCount:
             self.forward + other.forward, self.backward + other.backward, self.optimizer + other.optimizer
         )
 
-    def __radd__(self, other: Any) -> FLOPsCount:
+    def __radd__(self, other: object) -> FLOPsCount:
         # sum() starts from 0
         return self if other == 0 else NotImplemented
 

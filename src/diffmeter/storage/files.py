@@ -146,7 +146,7 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_json(path: str | Path, value: Any) -> Path:
+def write_json(path: str | Path, value: object) -> Path:
     """:func:`write_bytes` for a JSON value, indented, ASCII only so that any text survives.
 
     Raises ``ValueError`` for NaN or infinity, which JSON has no word for.

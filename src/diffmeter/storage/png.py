@@ -74,12 +74,12 @@ def parameters_text(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _plain_number(value: Any) -> Any:
+def _plain_number(value: object) -> object:
     """7.0 as 7, as the tools that read the line write it."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     """Values that would break the line at a comma, colon or line break are written as JSON strings."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(character in text for character in ',:"\n\r') else text

@@ -380,7 +380,7 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def check_record(value: Any) -> dict[str, Any] | None:
+def check_record(value: object) -> dict[str, Any] | None:
     """``value`` if it has what every record has, with an image name that stays inside the folder; else ``None``."""
     if not isinstance(value, dict):
         return None

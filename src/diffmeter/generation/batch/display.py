@@ -61,9 +61,11 @@ class BatchProgress(Progress):
         self._bars.stop()
 
     def loading(self, model_id: str) -> None:
+        """A model is about to be loaded."""
         self._bars.update(self._image, description=f"loading {_markup(model_id)}", total=None, completed=0, note="")
 
     def started(self, request: GenerationRequest) -> None:
+        """A generation begins: the second bar starts anew."""
         self._started = time.monotonic()
         self._bars.update(
             self._image,
@@ -74,14 +76,17 @@ class BatchProgress(Progress):
         )
 
     def step(self, number: int) -> None:
+        """A denoising step has ended."""
         self._bars.update(self._image, completed=number)
 
     def finished(self, request: GenerationRequest, record: Mapping[str, Any]) -> None:
+        """A generation is done: the first bar moves by its share of the compute."""
         self._busy_seconds += time.monotonic() - self._started
         self._done_weight += self._weights.get(request.key, 0.0)
         self._advance(request)
 
     def failed(self, request: GenerationRequest, reason: str) -> None:
+        """A generation failed: its reason is printed above the bars, and its compute is no longer expected."""
         self._bars.console.print(f"[red]failed[/red] {_markup(request.model_id)}: {_markup(reason, 200)}")
         self._total -= self._weights.get(request.key, 0.0)
         self._advance(request)

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 # A model that fails this often in a row is not tried again: loading it each time would take hours for nothing.
 MAX_FAILURES_IN_A_ROW = 3
 
+#: The kind of failure of a generation that was not tried.
+NOT_TRIED = "NotTried"
+
 
 class Progress:
     """What the runner reports while it works, in a ``with`` block. This one shows nothing; subclasses show more."""
@@ -145,7 +148,7 @@ def _run_model(
             if outcome.stopped_by is not None:
                 return
             if give_up is not None:
-                _record_failure(request, "NotTried", "not tried", give_up, folder, options, outcome)
+                _record_failure(request, _not_tried(give_up), folder, options, outcome)
                 continue
             failure, phase = None, "load"
             if manager.get(model_id) is None:
@@ -161,14 +164,12 @@ def _run_model(
             if failure is None:
                 failures_in_a_row = 0
                 continue
-            _record_failure(request, type(failure).__name__, phase, _reason(failure), folder, options, outcome)
+            told = _Failure(kind=type(failure).__name__, phase=phase, reason=_reason(failure))
+            _record_failure(request, told, folder, options, outcome)
             if isinstance(failure, InputError) and phase == "generation":
                 continue  # the request does not fit the model: nothing is wrong with the model itself
             failures_in_a_row += 1
-            if phase == "load":
-                give_up = f"not tried, since the model could not be loaded: {_reason(failure)}"
-            elif failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
-                give_up = f"not tried, since the model failed {failures_in_a_row} times in a row: {_reason(failure)}"
+            give_up = _why_to_give_up(told, failures_in_a_row)
             # The exception holds the frames it came through, and with them tensors of the model.
             del failure
             _free(manager, model_id)
@@ -243,15 +244,32 @@ def _commit(folder: RunFolder, png: bytes, record: dict[str, Any]) -> None:
         folder.commit(png, record)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failure:
+    """Why a generation is not there: the exception's name, what was being done, and one line for people."""
+
+    kind: str
+    phase: str
+    reason: str
+
+
+def _not_tried(reason: str) -> _Failure:
+    return _Failure(kind=NOT_TRIED, phase="not tried", reason=reason)
+
+
+def _why_to_give_up(failure: _Failure, in_a_row: int) -> str | None:
+    """Why the rest of a model's generations is not tried; None while it is."""
+    if failure.phase == "load":
+        return f"not tried, since the model could not be loaded: {failure.reason}"
+    if in_a_row >= MAX_FAILURES_IN_A_ROW:
+        return f"not tried, since the model failed {in_a_row} times in a row: {failure.reason}"
+    return None
+
+
 def _record_failure(
-    request: GenerationRequest,
-    kind: str,
-    phase: str,
-    reason: str,
-    folder: RunFolder,
-    options: BatchOptions,
-    outcome: Outcome,
+    request: GenerationRequest, failure: _Failure, folder: RunFolder, options: BatchOptions, outcome: Outcome
 ) -> None:
+    kind, phase, reason = failure.kind, failure.phase, failure.reason
     record = {
         "schema_version": RECORD_SCHEMA_VERSION,
         "key": request.key,
@@ -276,7 +294,7 @@ def _record_failure(
     folder.add_failure(record)
     outcome.failed += 1
     # The same reason for a hundred generations is one warning; the record has them all.
-    level = logging.INFO if reason in outcome.reasons or kind == "NotTried" else logging.WARNING
+    level = logging.INFO if reason in outcome.reasons or kind == NOT_TRIED else logging.WARNING
     outcome.reasons.add(reason)
     outcome.failures.setdefault(request.model_id, reason)
     logger.log(level, "%s failed (%s): %s", request.model_id, phase, reason)

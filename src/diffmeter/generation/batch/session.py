@@ -42,6 +42,7 @@ class Stop:
         self._on_first = on_first
 
     def __call__(self) -> str | None:
+        """Why to stop; None while there is no reason."""
         return None if self.signal is None else f"stopped by {signal.Signals(self.signal).name}"
 
     def _handle(self, number: int, frame: object) -> None:
@@ -162,7 +163,7 @@ def run_batch(
         result.stopped_by, result.stop_signal = outcome.stopped_by, stop.signal
         result.processes_lost = not team.wait_for_all(lambda: stop.signal is not None)
         if team.is_main:
-            _finish(folder.path, order, result, tracking, plan.before, team)
+            _finish(job, plan, result, tracking)
         if not result.processes_lost:
             team.leave()
     return result
@@ -272,18 +273,11 @@ def _write_manifest(folder: Path, job: _Job, team: Processes) -> None:
     store.write_json(folder / MANIFEST, manifest)
 
 
-def _finish(
-    folder: Path,
-    order: Sequence[str],
-    result: BatchResult,
-    tracking: _Tracking,
-    before: frozenset[str],
-    team: Processes,
-) -> None:
+def _finish(job: _Job, plan: _Plan, result: BatchResult, tracking: _Tracking) -> None:
     """The main process's last part: merge the records of all, write the summaries, count what there is."""
-    run = RunFolder(folder)
+    run, order, before = RunFolder(plan.folder), [request.key for request in job.requests], plan.before
     try:
-        if team.count > 1:
+        if len(plan.shares) > 1:
             run.merge_parts(order, skip_busy=True)
         run.write_summaries(order)
     except StorageError as error:
@@ -321,6 +315,7 @@ class _Tracking:
             self._trackers = Trackers(names, folder / "trackers", settings, cpu=on_cpu)
 
     def record(self, record: dict[str, Any]) -> None:
+        """Report a record at once, if this process works alone."""
         if self._live:
             self._log(record)
 
@@ -330,6 +325,7 @@ class _Tracking:
             self._trackers.log(record, image)
 
     def finish(self, run: RunFolder, keys: Sequence[str]) -> None:
+        """Report what has not been reported, and end."""
         if self._trackers is None:
             return
         if not self._live:
