@@ -21,7 +21,8 @@ PROMPT = "a red circle left of a blue square"
 @pytest.fixture(scope="module")
 def standalone() -> ModuleType:
     spec = importlib.util.spec_from_file_location("standalone", SCRIPT)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

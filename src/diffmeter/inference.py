@@ -190,7 +190,7 @@ def generate_images_sequential(
         path = folder.path / record["image"] if record.get("image") else None
         image = None
         if path is not None:
-            with Image.open(path) as opened:
+            with PIL.Image.open(path) as opened:
                 image = opened.copy()
         profile = record.get("compute_profile")
         results.append(
