@@ -790,14 +790,14 @@ def pixels(result: Any) -> Any:
 
 def judge(number: int) -> Verdict:
     """Make one draw and judge it."""
-    from tests.reference import UnknownOperator, count_real_call, pipeline_modules
+    from tests.reference import UnknownOperatorError, count_real_call, pipeline_modules
 
     pipeline, changes = drawn(number)
     found = Verdict(number, pipeline, changes, "unjudged")
     try:
         plain = pixels(run_once(number, lambda pipe, run: run()))
         truth = run_once(number, lambda pipe, run: count_real_call(run, pipeline_modules(pipe)), judged=True)
-    except UnknownOperator as error:
+    except UnknownOperatorError as error:
         found.detail = f"the independent counter: {error}"
         return found
     except Exception as error:

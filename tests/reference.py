@@ -4,7 +4,7 @@ It shares no code with the package. ``count_real_run`` runs a pipeline for real 
 ``TorchDispatchMode`` and sums the multiply-accumulates (MACs) of every product operator that is executed while a
 module's forward, or another public method of a pipeline component, is on the call stack. Formulas are written by
 hand from the operators' shapes below; an operator that could hide products and has no formula stops the run with
-``UnknownOperator`` instead of being taken for free.
+``UnknownOperatorError`` instead of being taken for free.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 OUTSIDE = "(outside any component)"
 
 
-class UnknownOperator(RuntimeError):
+class UnknownOperatorError(RuntimeError):
     """An operator ran that may contain products, and no formula for it is known here."""
 
 
@@ -94,7 +94,7 @@ def _recurrent(gates: int) -> Callable[[tuple, dict, Any], int]:
         # Each step of each layer and direction multiplies by weight_ih [gates * H, I] and weight_hh [gates * H, H];
         # a third two-dimensional weight, if any, projects the hidden state.
         if not isinstance(args[2], (list, tuple)):
-            raise UnknownOperator("recurrent layer over a packed sequence")
+            raise UnknownOperatorError("recurrent layer over a packed sequence")
         steps = args[0].numel() // args[0].shape[-1]
         return steps * sum(p.numel() for p in args[2] if p.dim() == 2)
 
@@ -252,7 +252,7 @@ class _Counter(TorchDispatchMode):
         formula = FORMULAS.get(name)
         if formula is None:
             if name.split("::")[0] not in _KNOWN_NAMESPACES:
-                raise UnknownOperator(f"operator {name} is not one of PyTorch's own")
+                raise UnknownOperatorError(f"operator {name} is not one of PyTorch's own")
             if func is not torch.ops.prim.device.default:
                 # Composite operators arrive whole under inference mode: count what they are made of.
                 with self:
@@ -260,7 +260,7 @@ class _Counter(TorchDispatchMode):
                 if result is not NotImplemented:
                     return result
             if name not in _FREE and _SUSPICIOUS.search(name):
-                raise UnknownOperator(f"operator {name} may contain products and has no formula")
+                raise UnknownOperatorError(f"operator {name} may contain products and has no formula")
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
         macs = int(formula(args, kwargs, result))
@@ -353,6 +353,6 @@ def count_real_run(pipe: Any, **arguments: Any) -> ReferenceCount:
     """Runs ``pipe(**arguments)`` for real on the CPU and counts it.
 
     Raises:
-        UnknownOperator: an operator ran that may contain products and has no formula here.
+        UnknownOperatorError: an operator ran that may contain products and has no formula here.
     """
     return count_real_call(pipe, pipeline_modules(pipe), **arguments)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.reference import UnknownOperator, count_real_call
+from tests.reference import UnknownOperatorError, count_real_call
 
 
 class Wrapped(nn.Module):
@@ -163,7 +163,7 @@ def test_public_methods_are_entries_of_a_component():
 
 def test_an_operator_without_a_formula_stops_the_count():
     bilinear = nn.Bilinear(2, 3, 4)
-    with pytest.raises(UnknownOperator, match="trilinear"):
+    with pytest.raises(UnknownOperatorError, match="trilinear"):
         count(lambda m, x, y: m.bilinear(x, y), torch.ones(1, 2), torch.ones(1, 3), bilinear=bilinear)
 
 

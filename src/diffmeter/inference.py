@@ -162,6 +162,8 @@ def generate_images_sequential(
     All models get the same seed; ``None`` draws one. ``options`` are those of ``generate_image``, and so are the
     exceptions.
     """
+    import PIL.Image
+
     from diffmeter.generation.batch.runner import BatchOptions, run_generations
     from diffmeter.storage.run_folder import RunFolder
 
