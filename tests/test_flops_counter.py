@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diffmeter.errors import InputError
 from diffmeter.resnet_bk.counter import OPTIMIZER_OPS, FLOPsCount, FLOPsCounter, compare_models
 from diffmeter.resnet_bk.model import BASELINE_CONFIG, STEP2_CONFIG, ConfigurableResNetBK, ResNetBKConfig
 
@@ -204,3 +205,30 @@ def test_a_count_can_be_changed() -> None:
     count.optimizer += 15
     assert count.total == 3015
     assert count == FLOPsCount(1000, 2000, 15)
+
+
+def test_a_resnet_bk_beside_a_transformer() -> None:
+    """H = 8, one block of 2 heads, I = 12, V = 20; one sequence of 4 tokens, SGD (2 operations a parameter)."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+    transformer = Qwen2ForCausalLM(Qwen2Config(vocab_size=20, num_key_value_heads=2, **sizes))
+    ours = ConfigurableResNetBK(replace(SMALL, vocab_size=20))
+    found = compare_models(ours, transformer, 1, 4, "BK", "Transformer", optimizer="sgd")
+    # products: 4 projections 8 x 8, scores and sums 4 x 8 each a token, 3 matrices 8 x 12, head 8 x 20, 2 FLOPs each
+    products = 2 * 4 * (4 * 64 + 2 * 4 * 8 + 3 * 96 + 160)
+    # softmax 3 of 2 heads, SwiGLU 5, three norms 4, the embedding 1
+    elementwise = 3 * 2 * 16 + 5 * 4 * 12 + 3 * 4 * 32 + 32
+    count = found["Transformer"]
+    assert count["forward"] == products + elementwise
+    assert count["backward"] == 2 * count["forward"]
+    assert count["optimizer"] == 2 * sum(p.numel() for p in transformer.parameters())
+    assert found["BK"] == FLOPsCounter(ours, 1, 4, "sgd").count_total_flops().to_dict()
+    assert found["speedup"]["total"] == found["BK"]["total"] / count["total"]
+    turned = compare_models(transformer, ours, 1, 4)
+    assert turned["speedup"]["forward"] == count["forward"] / found["BK"]["forward"]
+
+
+def test_a_model_with_other_blocks_is_refused() -> None:
+    with pytest.raises(InputError, match="not Linear"):
+        compare_models(nn.Linear(2, 2), nn.Linear(2, 2), 1, 4, "a", "b")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmeter.errors import InputError, whole_number
-from diffmeter.flops import FlopsItem, Kind
+from diffmeter.flops import FlopsItem, Kind, QwenConfig, flops_qwen_model
 from diffmeter.units import format_count, format_integer, format_percent
 
 if TYPE_CHECKING:
@@ -347,16 +347,65 @@ def _component_of(parameter: str) -> str:
     return {"norm": "final_layernorm", "lm_head": "lm_head"}.get(head, "embedding")
 
 
+_TRANSFORMER_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+
+
+def transformer_step_flops(
+    model: nn.Module | QwenConfig, batch_size: int, seq_len: int, optimizer: str = "adamw"
+) -> FLOPsCount:
+    """FLOPs of one training step of a decoder with SwiGLU blocks (Qwen2.5, Llama), by the formulas of ``flops``.
+
+    Backward is twice the forward, and the optimizer works on every trained parameter.
+
+    Args:
+        model: such a model of transformers, or the sizes of one.
+        batch_size: sequences B.
+        seq_len: tokens of each.
+        optimizer: a name of :data:`OPTIMIZER_OPS`.
+
+    Raises:
+        InputError: a size below 1, an unknown optimizer, or a model without these sizes or with other blocks.
+    """
+    config: Any = model if isinstance(model, QwenConfig) else getattr(model, "config", None)
+    missing = [name for name in _TRANSFORMER_SIZES if not isinstance(getattr(config, name, None), int)]
+    gated = isinstance(model, QwenConfig) or any(name.endswith("gate_proj") for name, _ in model.named_modules())
+    if missing or not gated:
+        raise InputError(
+            f"compare_models takes ResNet-BK models and decoders with SwiGLU blocks, such as Qwen2.5, "
+            f"not {type(model).__name__}"
+        )
+    params = (
+        config.params
+        if isinstance(model, QwenConfig)
+        else sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    )
+    forward = flops_qwen_model(
+        batch_size, seq_len, config.hidden_size, config.num_hidden_layers, config.num_attention_heads, 1.0,
+        num_kv_heads=getattr(config, "num_key_value_heads", None), head_dim=getattr(config, "head_dim", None),
+        intermediate_size=config.intermediate_size, vocab_size=config.vocab_size, final_norm=True,
+    )  # fmt: skip
+    return FLOPsCount(forward, 2 * forward, OPTIMIZER_OPS[optimizer_name(optimizer)] * params)
+
+
+def _step_flops(model: nn.Module | QwenConfig, batch_size: int, seq_len: int, optimizer: str) -> FLOPsCount:
+    if hasattr(getattr(model, "config", None), "d_model"):
+        assert not isinstance(model, QwenConfig)
+        return FLOPsCounter(model, batch_size, seq_len, optimizer).count_total_flops()
+    return transformer_step_flops(model, batch_size, seq_len, optimizer)
+
+
 def compare_models(
-    model1: nn.Module,
-    model2: nn.Module,
+    model1: nn.Module | QwenConfig,
+    model2: nn.Module | QwenConfig,
     batch_size: int,
     seq_len: int,
     model1_name: str = "Model 1",
     model2_name: str = "Model 2",
     optimizer: str = "adamw",
 ) -> dict[str, dict[str, Any]]:
-    """Compare one training step of two models.
+    """Compare one training step of two models: ResNet-BK models, Transformers, or one of each.
+
+    A ResNet-BK counts as in :class:`FLOPsCounter`, a Transformer as in :func:`transformer_step_flops`.
 
     Returns:
         For each name the counts of :meth:`FLOPsCount.to_dict`, and under ``"speedup"`` how many times cheaper the
@@ -368,7 +417,7 @@ def compare_models(
     """
     if model1_name == model2_name or "speedup" in (model1_name, model2_name):
         raise InputError(f"the names must differ and not be 'speedup', got {model1_name!r} and {model2_name!r}")
-    first = FLOPsCounter(model1, batch_size, seq_len, optimizer).count_total_flops().to_dict()
-    second = FLOPsCounter(model2, batch_size, seq_len, optimizer).count_total_flops().to_dict()
+    first = _step_flops(model1, batch_size, seq_len, optimizer).to_dict()
+    second = _step_flops(model2, batch_size, seq_len, optimizer).to_dict()
     speedup = {key: first[key] / second[key] if second[key] else None for key in first}
     return {model1_name: first, model2_name: second, "speedup": speedup}
