@@ -610,6 +610,17 @@ class ComputeProfile(Rendered):
 
         return save_profile(path, self.to_dict())
 
+    def save_html(self, path: str | Path) -> Path:
+        """Write a report for the browser to an ``.html`` file that opens from disk.
+
+        Raises:
+            InputError: the file has another ending.
+            StorageError: the file cannot be written.
+        """
+        from diffmeter.reports.page import save_report
+
+        return save_report({self.conditions.model_id or self.conditions.pipeline: self}, path)
+
     def save_trace(self, path: str | Path) -> Path:
         """Write the timeline of a timed run to a ``.json`` file that trace viewers open.
 

@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "predict",
     "batch",
     "show",
+    "report",
     "trace",
     "models",
     "llm",
