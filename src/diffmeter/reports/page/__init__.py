@@ -260,7 +260,8 @@ def _timeline(profile: ComputeProfile) -> str:
         return ""
     timed = all(entry.seconds is not None for entry in entries)
     if len(entries) > _MOST_SLICES:
-        return f'<h2>Timeline</h2><p class="dim">{len(entries):,} calls: more than the {_MOST_SLICES:,} that are drawn.</p>'
+        many = f"{len(entries):,} calls, more than the {_MOST_SLICES:,} that are drawn."
+        return f'<h2>Timeline</h2><p class="dim">{many}</p>'
     weights = [float(entry.seconds or 0) if timed else float(_macs(profile, entry)) for entry in entries]
     whole = sum(weights) or 1.0
     tracks = {name: number for number, name in enumerate(dict.fromkeys(entry.component for entry in entries))}
