@@ -17,6 +17,7 @@ COMMANDS: tuple[str, ...] = (
     "diff",
     "formula",
     "predict",
+    "calibrate",
     "batch",
     "show",
     "report",

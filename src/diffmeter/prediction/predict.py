@@ -232,8 +232,9 @@ def estimate(workload: Workload, gpu: Gpu, options: Options) -> Prediction:
     if seconds is not None and watts:
         joules = options.split.gpus * energy.joules(replace(total, seconds=seconds), gpu, workload.dtype)
     price, price_source = money.price_of(gpu, options.usd_per_hour)
-    peak = _peak(workload, options)
-    room = None if gpu.memory_bytes is None else gpu.memory_bytes - memory.CUDA.context
+    allocator = memory.CPU if gpu.vendor == "cpu" else memory.CUDA
+    peak = _peak(workload, options, allocator)
+    room = None if gpu.memory_bytes is None else gpu.memory_bytes - allocator.context
     return Prediction(
         model=workload.model,
         pipeline=workload.pipeline,
@@ -365,9 +366,9 @@ def _component(
 # memory --------------------------------------------------------------------------------------------------------------
 
 
-def _peak(workload: Workload, options: Options) -> int:
-    footprints = [work.footprint(memory.CUDA, options.weight_dtype) for work in workload.components.values()]
-    return memory.peak(footprints, options.offload, memory.CUDA)
+def _peak(workload: Workload, options: Options, allocator: memory.Allocator) -> int:
+    footprints = [work.footprint(allocator, options.weight_dtype) for work in workload.components.values()]
+    return memory.peak(footprints, options.offload, allocator)
 
 
 def _advice(workloads: Workloads, gpu: Gpu, options: Options, arguments: Mapping[str, Any]) -> Advice | None:
