@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffmeter.errors import InputError, whole_number
-from diffmeter.rendering import Rendered
+from diffmeter.rendering import Rendered, find_writer
 from diffmeter.units import format_count, format_params, format_seconds
 
 if TYPE_CHECKING:
@@ -628,9 +628,7 @@ class ComputeProfile(Rendered):
             InputError: the profile has no times, or the file has another ending.
             StorageError: the file cannot be written.
         """
-        from diffmeter.reports.trace import save_trace
-
-        return save_trace(self, path)
+        return find_writer("trace")(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> ComputeProfile:

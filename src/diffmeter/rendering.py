@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from diffmeter.errors import InputError
@@ -34,6 +35,17 @@ RENDERERS: Mapping[str, str] = {
     "latex": "diffmeter.reports.renderers:latex",
     "html": "diffmeter.reports.renderers:html",
 }
+
+
+#: every kind of file by name, and where its writer is: it takes the result and the path, and returns the path
+WRITERS: Mapping[str, str] = {"trace": "diffmeter.reports.trace:save_trace"}
+
+
+def find_writer(name: str) -> Callable[..., Path]:
+    """The function that writes a kind of file, one of :data:`WRITERS`."""
+    module_name, _, function_name = WRITERS[name].partition(":")
+    writer: Callable[..., Path] = getattr(importlib.import_module(module_name), function_name)
+    return writer
 
 
 def find_renderer(name: str) -> Renderer:
