@@ -229,3 +229,14 @@ def _requests_or_sentence(path: Path, data: bytes) -> None:
     assert "\n" not in sentence
     assert all(isinstance(request, GenerationRequest) for request in requests)
     assert time.monotonic() - began < 5
+
+
+def test_the_pipelines_own_name_of_the_steps(tmp_path: Path) -> None:
+    text = '{"models": ["o/a"], "prompts": ["x"], "num_inference_steps": [2, 3]}'
+    assert [request.num_inference_steps for request in requests_in(write(tmp_path / "s.json", text))] == [2, 3]
+
+
+def test_one_side_alone_is_a_square(tmp_path: Path) -> None:
+    text = '{"generations": [{"model": "o/a", "prompt": "x", "height": 96}]}'
+    (request,) = requests_in(write(tmp_path / "s.json", text))
+    assert (request.width, request.height) == (96, 96)

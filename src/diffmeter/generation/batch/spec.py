@@ -78,6 +78,8 @@ def check_spec(spec: Any, name: str) -> None:
     """Raise ``InputError`` if ``spec`` does not follow the schema; ``name`` is how the message calls it."""
     if not isinstance(spec, dict):
         raise InputError(f"{name}: a spec must be a mapping with lists such as models and prompts.")
+    if "num_inference_steps" in spec and "steps" not in spec:  # the pipelines' own name, as generations have it too
+        spec["steps"] = spec.pop("num_inference_steps")
     known = load_schema("spec")["properties"]
     for key in spec:
         if key not in known:
