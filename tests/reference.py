@@ -143,6 +143,9 @@ FORMULAS: dict[str, Callable[[tuple, dict, Any], int]] = {
     "aten::vdot": lambda a, k, r: a[0].numel(),
     "aten::matmul": lambda a, k, r: _matmul(a[0], a[1], r),
     "aten::linear": lambda a, k, r: _linear(a[0], a[1]),
+    # distances of all rows of a [.., P, D] to all of b [.., R, D]: D products each, for the Euclidean norm
+    "aten::_euclidean_dist": lambda a, k, r: r.numel() * a[0].shape[-1],
+    "aten::_cdist_forward": lambda a, k, r: r.numel() * a[0].shape[-1] if a[2] == 2 else 0,
     "aten::_grouped_mm": _grouped_mm,
     "aten::convolution": lambda a, k, r: _convolution(a[0], a[1], r, _transposed_flag(a, k)),
     "aten::_convolution": lambda a, k, r: _convolution(a[0], a[1], r, _transposed_flag(a, k)),
@@ -167,7 +170,7 @@ _SUSPICIOUS = re.compile(
     r"|matrix|solve|svd|inverse|orgqr|ormqr|geqrf|_qr$|embedding_bag|chain|fbgemm|pack"
 )
 # Not products in the sense counted here: interpolation, elementwise maths whose names contain the letters, rotations
-# of a vector by scalars, distances (a codebook look-up is not a matrix product of the model's definition), and the
+# of a vector by scalars, and the
 # small factorizations that schedulers do.
 _FREE = {
     "aten::upsample_linear1d",
@@ -178,8 +181,6 @@ _FREE = {
     "aten::digamma",
     "aten::cummax",
     "aten::cummin",
-    "aten::_cdist_forward",
-    "aten::_euclidean_dist",
     "aten::linalg_vector_norm",
     "aten::_compute_linear_combination",
     "aten::is_distributed",
