@@ -1,4 +1,4 @@
-"""Time three first tasks from a fresh clone: a table for a paper, the cheapest of five models, a cost file for an image.
+"""Time three first tasks from a fresh clone: a table for a paper, the cheapest of five models, an image's cost file.
 
     python benchmarks/first_hour.py
 
