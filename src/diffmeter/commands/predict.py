@@ -19,10 +19,13 @@ Gpus = Annotated[
     list[str] | None, typer.Option("--gpu", help="Name in the table, or a .json file like its own; may be repeated.")
 ]
 Vram = Annotated[float | None, typer.Option("--vram", help="Memory in GiB, of a GPU that need not be named.")]
-Batches = Annotated[str, typer.Option("--batch", help="Images or videos made by one call; several as 1,4,8.")]
+Batches = Annotated[
+    str,
+    typer.Option("--batch", "--num-images-per-prompt", help="Images or videos made by one call; several as 1,4,8."),
+]
 Compile = Annotated[bool, typer.Option("--compile", help="With torch.compile: fused kernels, recorded launches.")]
 Offload = Annotated[str | None, typer.Option("--offload", help="none, model, group or sequential.")]
-Tiling = Annotated[bool, typer.Option("--vae-tiling", help="Decode in tiles, image by image.")]
+Tiling = Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile.")]
 WeightDtype = Annotated[str | None, typer.Option("--weight-dtype", help="float8, int8 or nf4, for the denoiser.")]
 Price = Annotated[float | None, typer.Option("--usd-per-hour", help="Price of one GPU; the table's if left out.")]
 Grid = Annotated[float | None, typer.Option("--grams-per-kwh", help="CO2 of the grid, for grams of CO2.")]
