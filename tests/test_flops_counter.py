@@ -211,7 +211,12 @@ def test_a_resnet_bk_beside_a_transformer() -> None:
     """H = 8, one block of 2 heads, I = 12, V = 20; one sequence of 4 tokens, SGD (2 operations a parameter)."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+    }
     transformer = Qwen2ForCausalLM(Qwen2Config(vocab_size=20, num_key_value_heads=2, **sizes))
     ours = ConfigurableResNetBK(replace(SMALL, vocab_size=20))
     found = compare_models(ours, transformer, 1, 4, "BK", "Transformer", optimizer="sgd")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -72,7 +73,7 @@ def _products(place: str, kind: str) -> Iterator[tuple[str, float]]:
         for side in _SIDES[kind]:
             try:
                 a = torch.ones(side, side, device=place, dtype=dtype)
-                best = max(best, 2 * side**3 / _seconds(place, lambda a=a: a @ a))
+                best = max(best, 2 * side**3 / _seconds(place, partial(torch.matmul, a, a)))
             except (RuntimeError, TypeError):  # a dtype that the device lacks, or no room
                 break
         if best:
