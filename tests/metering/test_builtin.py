@@ -289,7 +289,8 @@ def test_profiler_prints_its_table(shapes: ModuleType, capsys: pytest.CaptureFix
         assert "Device time" not in report.table()
     timed = replace(report, rows=tuple(replace(row, device_seconds=0.25) for row in report.rows))
     header, first = timed.table().splitlines()[:2]
-    assert "Device time" in header and "250.00ms" in first.replace(" ", "")
+    assert "Device time" in header
+    assert "0.25s" in first.replace(" ", "")
 
 
 def test_windows_of_a_padded_image(shapes: ModuleType) -> None:
