@@ -76,7 +76,31 @@ def takes_tensors(formula: Callable[..., int]) -> Callable[..., int]:
 
 def without_dispatch_modes() -> AbstractContextManager[Any]:
     """Run the block outside every dispatch mode."""
-    return _disable_current_modes()
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else nullcontext()
+
+
+@contextmanager
+def without_function_modes() -> Iterator[None]:
+    """Run the block outside every function mode, the one of a default device included."""
+    modes = [torch._C._pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            torch._C._push_on_torch_function_stack(mode)
+
+
+def leave_dispatch_mode(mode: TorchDispatchMode) -> None:
+    """Leave a mode, also where tasks or generators have put others over it meanwhile, or it is gone already."""
+    at = torch._C._get_dispatch_stack_at
+    if not any(at(index) is mode for index in range(torch._C._len_torch_dispatch_stack())):
+        return
+    above = []
+    while top_dispatch_mode() is not mode:
+        above.append(_python_dispatch._pop_mode())
+    mode.__exit__(None, None, None)
+    for other in reversed(above):
+        _python_dispatch._push_mode(other)
 
 
 def top_dispatch_mode() -> Any | None:
@@ -274,6 +298,41 @@ def global_module_hooks() -> tuple[dict[int, Any], ...]:
 
 #: What ``nn.Module.__call__`` and ``forward`` run through: a frame with one of these names is a module at work.
 MODULE_ENTRIES = ("forward", "_call_impl", "_slow_forward")
+
+
+#: Hooks that every module calls before and after its forward, in the order in which they were put there.
+GLOBAL_PRE_HOOKS: Any = module_globals._global_forward_pre_hooks
+GLOBAL_HOOKS: Any = module_globals._global_forward_hooks
+_HOOK_KINDS: Any = (
+    module_globals._global_forward_hooks_with_kwargs,
+    module_globals._global_forward_hooks_always_called,
+)
+
+
+def set_global_hook(key: str, hook: Callable[..., Any] | None) -> None:
+    """Put a hook ``(module, args, kwargs, output)`` after every forward, failed ones included, or take it off.
+
+    It has no numbered handle, so that taking it off and on leaves nothing behind and costs next to nothing.
+    """
+    for table in _HOOK_KINDS:
+        if hook is None:
+            table.pop(key, None)
+        else:
+            table[key] = True
+    if hook is None:
+        GLOBAL_HOOKS.pop(key, None)
+    else:
+        GLOBAL_HOOKS[key] = hook
+
+
+def keywords_of_call(module: nn.Module, depth: int) -> dict[str, Any] | None:
+    """The keyword arguments that ``module`` was called with, asked from a hook ``depth`` calls above; None if unknown.
+
+    PyTorch hands them to hooks of one module, but not to hooks of all modules.
+    """
+    names = sys._getframe(depth + 1).f_locals
+    keywords = names.get("kwargs")
+    return dict(keywords) if names.get("self") is module and isinstance(keywords, dict) else None
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:

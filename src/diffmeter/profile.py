@@ -8,10 +8,10 @@ never a model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffmeter.errors import InputError, whole_number
 from diffmeter.rendering import Rendered, find_writer
@@ -179,6 +179,11 @@ class ComponentProfile:
         known = [call.seconds for call in self.calls if call.seconds is not None]
         return sum(known) if known else None
 
+    @property
+    def time_includes_counting(self) -> bool:
+        """Whether calls were counted while they ran: ``seconds`` is then longer than without."""
+        return any(call.counted == "run" and call.seconds is not None for call in self.calls)
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -217,6 +222,32 @@ class Conditions:
     adapters: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunConditions:
+    """One call of a pipeline: what it was asked for, and what it made.
+
+    Attributes:
+        pipeline: name of the pipeline's class.
+        steps_run: steps that it really made; image-to-image makes fewer than it is asked for.
+        batch: images or videos that it returned; None where that cannot be told.
+        seconds: wall-clock time; None in a dry run.
+        input_shape, latent_shape: of the image and of the latents that it was decoded from.
+        arguments: of the call, as far as they are plain values.
+    """
+
+    pipeline: str
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int | None = None
+    steps_run: int | None = None
+    guidance_scale: float | None = None
+    batch: int | None = None
+    seconds: float | None = None
+    input_shape: tuple[int, ...] | None = None
+    latent_shape: tuple[int, ...] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class TimelineEntry:
     """One call in order: its component, the index of its entry there, its step, generation and seconds."""
@@ -247,6 +278,8 @@ class ComputeProfile(Rendered):
             counter checks: ``{"component", "target", "kind", "macs"}``.
         inference_time_seconds: wall-clock time of the pipeline calls; None without a real run.
         timeline: every call in order.
+        runs: the conditions of each call of a pipeline. ``conditions`` has what all of them have in common, and None
+            for what differs.
     """
 
     components: dict[str, ComponentProfile]
@@ -263,6 +296,7 @@ class ComputeProfile(Rendered):
     input_shape: tuple[int, ...] | None = None
     latent_shape: tuple[int, ...] | None = None
     timeline: tuple[TimelineEntry, ...] = ()
+    runs: tuple[RunConditions, ...] = ()
 
     # totals
 
@@ -500,9 +534,21 @@ class ComputeProfile(Rendered):
         return sorted(found)
 
     @property
+    def time_includes_counting(self) -> bool:
+        """Whether calls were counted while they ran, so that seconds are longer than those of a run without."""
+        return any(component.time_includes_counting for component in self.components.values())
+
+    @property
+    def varied(self) -> dict[str, list[Any]]:
+        """What differs between the generations: names of :class:`RunConditions` with the values, in order."""
+        names = ("pipeline", "height", "width", "num_inference_steps", "steps_run", "guidance_scale", "batch")
+        values = {name: [getattr(run, name) for run in self.runs] for name in names}
+        return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
+
+    @property
     def throughput_tflops(self) -> float | None:
-        """``total_flops`` per second of inference, in units of 10^12."""
-        if not self.inference_time_seconds:
+        """``total_flops`` per second of inference, in units of 10^12; None where the time is not the run's own."""
+        if not self.inference_time_seconds or self.time_includes_counting:
             return None
         return self.total_flops / self.inference_time_seconds / 1e12
 
@@ -537,6 +583,7 @@ class ComputeProfile(Rendered):
             "generations": self.generations,
             "inference_time_seconds": self.inference_time_seconds,
             "inference_time_str": format_seconds(self.inference_time_seconds),
+            "time_includes_counting": self.time_includes_counting,
             "throughput_tflops": self.throughput_tflops,
             "cached_steps": self.cached_steps,
             "input_shape": None if self.input_shape is None else list(self.input_shape),
@@ -561,6 +608,7 @@ class ComputeProfile(Rendered):
             "conditions": asdict(self.conditions),
             "count_seconds": self.count_seconds,
             "timeline": [[e.component, e.call, e.step, e.generation, e.seconds] for e in self.timeline],
+            "runs": [_run_to_dict(run) for run in self.runs],
         }
 
     @classmethod
@@ -595,6 +643,7 @@ class ComputeProfile(Rendered):
             input_shape=None if data["input_shape"] is None else tuple(data["input_shape"]),
             latent_shape=None if data["latent_shape"] is None else tuple(data["latent_shape"]),
             timeline=tuple(TimelineEntry(*entry) for entry in data["timeline"]),
+            runs=tuple(_run_from_dict(run) for run in data.get("runs", ())),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -723,6 +772,7 @@ def _sum_of(first: ComputeProfile, second: ComputeProfile) -> ComputeProfile:
         input_shape=first.input_shape if first.input_shape == second.input_shape else None,
         latent_shape=first.latent_shape if first.latent_shape == second.latent_shape else None,
         timeline=(*first.timeline, *shifted),
+        runs=(*first.runs, *second.runs),
     )
 
 
@@ -836,6 +886,29 @@ def _component_from_dict(name: str, data: Mapping[str, Any]) -> ComponentProfile
 def _triples(call: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
     found = call.get("macs_by_module", {})
     return {path: (total, products, weights) for path, (total, products, weights) in found.items()}
+
+
+def _run_to_dict(run: RunConditions) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(run).items()}
+
+
+def _run_from_dict(data: Mapping[str, Any]) -> RunConditions:
+    return RunConditions(
+        **shapes_as_tuples({name: data.get(name) for name in (f.name for f in fields(RunConditions))})
+    )
+
+
+Value = TypeVar("Value")
+
+
+def common(values: Sequence[Value]) -> Value | None:
+    """What all values are, if they are all the same."""
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def common_items(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The items that all mappings have in common."""
+    return {name: item for name, item in values[0].items() if all(v.get(name, ...) == item for v in values)}
 
 
 def _from(kind: Any, data: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from .tables import AtLeast, Column, Kind, Row, Table, Value
 
 if TYPE_CHECKING:
     from diffmeter.metering.recording.observe import Observation
-    from diffmeter.profile import ComputeProfile
+    from diffmeter.profile import ComputeProfile, RunConditions
 
 #: what a number of a convention covers, for heads and captions
 CONVENTION_NAMES = {
@@ -163,10 +163,11 @@ def facts_of(profile: ComputeProfile, convention: str = "total", per: str | None
         facts.append(("FLOPs (2 x MACs)", counted(None if whole is None else 2 * whole, "FLOPs")))
         facts.append(("Products without attention", counted(profile.matmul_macs_without_attention)))
     if profile.inference_time_seconds is not None and per is None:
-        facts.append(("Inference time", format_seconds(profile.inference_time_seconds)))
+        note = " (time includes counting)" if profile.time_includes_counting else ""
+        facts.append(("Inference time", format_seconds(profile.inference_time_seconds) + note))
         if profile.throughput_tflops is not None:
             facts.append(("Throughput", f"{sign}{profile.throughput_tflops:.3f} TFLOP/s"))
-    return [*facts, *assumptions_of(profile), *_missing(profile)]
+    return [*facts, *generations_of(profile), *assumptions_of(profile), *_missing(profile)]
 
 
 def _missing(profile: ComputeProfile) -> list[tuple[str, str]]:
@@ -174,6 +175,22 @@ def _missing(profile: ComputeProfile) -> list[tuple[str, str]]:
     if profile.complete:
         return [("Complete", completeness(profile))]
     return [("Not counted", gap) for gap in gaps(profile)]
+
+
+def generations_of(profile: ComputeProfile) -> list[tuple[str, str]]:
+    """Steps that ran of those that were asked for, how many generations there were and what differs between them."""
+    found = []
+    short = [f"{run.steps_run} of {run.num_inference_steps}" for run in profile.runs if _is_short(run)]
+    if short:
+        found.append(("Steps that ran", ", ".join(dict.fromkeys(short))))
+    if profile.generations > 1:
+        differing = [f"{name} {', '.join(map(str, values))}" for name, values in profile.varied.items()]
+        found.append(("Generations", "; ".join([str(profile.generations), *differing])))
+    return found
+
+
+def _is_short(run: RunConditions) -> bool:
+    return bool(run.steps_run and run.num_inference_steps and run.steps_run != run.num_inference_steps)
 
 
 def title_of(profile: ComputeProfile) -> str:

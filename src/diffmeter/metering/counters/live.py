@@ -54,6 +54,12 @@ class LiveCount:
         self._by_functions = not operators_only and active_transform() is None
         self._unseen = None if judgement is None else judgement.unseen
 
+        self._before: Callable[[nn.Module, Any], None] = lambda module, args: None
+
+    def entered(self, module: nn.Module) -> None:
+        """Tell of a module whose hooks were being called already when counting began."""
+        self._before(module, ())
+
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         modules = ModuleCounter()
@@ -94,6 +100,7 @@ class LiveCount:
                 if ledger is not None:
                     ledger.after(module)
 
+        self._before = before
         with OwnHooks():
             stack.callback(on_every_forward(own(before), own(after)))
 

@@ -72,6 +72,22 @@ class Count:
             {} if ledger is None else ledger.split(settled),
         )
 
+    def __add__(self, other: Count) -> Count:
+        """Both together."""
+        differences = {
+            group: (mine[0] + theirs[0], mine[1] + theirs[1])
+            for group in sorted({*self.differences, *other.differences})
+            for mine, theirs in [(self.differences.get(group, (0, 0)), other.differences.get(group, (0, 0)))]
+        }
+        return Count(
+            dict(Counter(self.by_class) + Counter(other.by_class)),
+            dict(Counter(self.op_level) + Counter(other.op_level)),
+            differences,
+            dict(Counter(self.unknown) + Counter(other.unknown)),
+            dict(Counter(self.left_out) + Counter(other.left_out)),
+            (*self.of_user, *other.of_user),
+        )
+
     @property
     def matmul_macs(self) -> int:
         """Products by the op-level counter, which decides where the two differ."""

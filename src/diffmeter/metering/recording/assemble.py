@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -25,7 +25,10 @@ from diffmeter.profile import (
     ComputeProfile,
     Conditions,
     ModuleFacts,
+    RunConditions,
     TimelineEntry,
+    common,
+    common_items,
     images_asked,
 )
 
@@ -55,9 +58,9 @@ def describe_pipeline(pipe: Any, parts: Parts) -> PipelineFacts:
     components = {}
     dtypes: Counter[str] = Counter()
     devices: Counter[str] = Counter()
-    for name, module in parts.components.items():
-        seen: dict[int, Any] = {id(p): p for p in module.parameters()}
-        params = parameters_of(module)
+    for name, module in (*parts.components.items(), *parts.engines.items()):
+        seen: dict[int, Any] = {id(p): p for p in _parameters(module)}
+        params = parameters_of(module) if isinstance(module, nn.Module) else sum(p.numel() for p in seen.values())
         kinds = Counter({str(p.dtype).removeprefix("torch."): p.numel() for p in seen.values()})
         dtype = kinds.most_common(1)[0][0] if kinds else None
         if dtype is not None:
@@ -93,6 +96,14 @@ def _modules_of(component: object) -> dict[str, ModuleFacts]:
         return {}
     params = parameters_by_module(inside)
     return {path: ModuleFacts(type(module).__name__, params[path]) for path, module in inside.named_modules()}
+
+
+def _parameters(component: Any) -> Iterator[Any]:
+    """The parameters of a module, or of the modules that an engine in a component's place holds."""
+    held = [component] if isinstance(component, nn.Module) else list(getattr(component, "__dict__", {}).values())
+    for module in held:
+        if isinstance(module, nn.Module):
+            yield from module.parameters()
 
 
 def _model_id(pipe: Any) -> str | None:
@@ -145,6 +156,8 @@ def build_profile(
     entries: dict[str, list[_Entry]] = {name: [] for name in facts.component_order}
     timeline = []
     for record in recording.calls:
+        if _is_trifle(recording, record):
+            continue
         index = _place(entries.setdefault(record.component, []), record)
         step = _step(recording, record)
         timeline.append(TimelineEntry(record.component, index, step, record.generation, record.seconds))
@@ -157,51 +170,108 @@ def build_profile(
         calls, modules = tuple(e.call() for e in listed), facts.modules.get(name, {})
         components[name] = ComponentProfile(name, class_name, params, calls, dtype, modules)
 
-    denoisers = roles.denoisers(
+    named = roles.denoisers(
         recording.last_before_step, {c.name: (c.call_count, c.total_macs or 0) for c in components.values()}
     )
-    generations = max(len(recording.generations), 1)
-    steps_run = _steps_run(recording, denoisers)
-    finished = [g for g in recording.generations if kind == "observed"]
-    arguments = dict(recording.generations[0].arguments) if recording.generations else {}
-    input_shape, latent_shape = _image_shapes(recording.calls, denoisers)
+    runs = tuple(_run(recording, generation, named, kind) for generation in recording.generations)
+    asked = _common_run(runs, facts, _shapes(recording.calls, named))
+    steps_run = _sum(run.steps_run for run in runs) or _calls_of(recording.calls, named)
     conditions = Conditions(
         pipeline=facts.pipeline,
         kind=kind,
         model_id=model_id or facts.model_id,
-        height=input_shape[-2] if input_shape and len(input_shape) >= 4 else arguments.get("height"),
-        width=input_shape[-1] if input_shape and len(input_shape) >= 4 else arguments.get("width"),
-        num_inference_steps=_requested_steps(recording, steps_run),
-        guidance_scale=_first_number(arguments, ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")),
-        batch=_images(recording.generations),
-        denoiser_batch=_denoiser_batch(components, denoisers),
+        height=asked.height,
+        width=asked.width,
+        num_inference_steps=asked.num_inference_steps if runs else steps_run,
+        guidance_scale=asked.guidance_scale,
+        batch=asked.batch,
+        denoiser_batch=_denoiser_batch(components, named),
         scheduler=facts.scheduler,
         dtype=facts.dtype,
         attention_backend=facts.attention_backend,
         device=facts.device,
-        arguments=arguments,
+        arguments=asked.arguments,
         stand_ins=dict(stand_ins or {}),
         versions=versions(),
         origin=facts.origin,
         adapters=facts.adapters,
         caches={**facts.caches, **{r.component: "declared" for r in recording.calls if r.reused}},
     )
+    seconds = [run.seconds for run in runs if run.seconds is not None]
     return ComputeProfile(
         components=components,
-        denoisers=denoisers,
+        denoisers=named,
         conditions=conditions,
         steps_run=steps_run,
-        generations=generations,
+        generations=len(runs) or int(not recording.empty),
         uncounted=tuple(_uncounted(recording)),
         differences=tuple(_differences(recording)),
         left_out=tuple(_left_out(recording)),
         user_formulas=tuple(_of_user(recording)),
-        inference_time_seconds=sum(g.seconds for g in finished) if finished else None,
-        count_seconds=getattr(recording, "count_seconds", None),
-        input_shape=input_shape,
-        latent_shape=latent_shape,
+        inference_time_seconds=sum(seconds) if seconds else None,
+        count_seconds=recording.count_seconds,
+        input_shape=asked.input_shape,
+        latent_shape=asked.latent_shape,
         timeline=tuple(timeline),
+        runs=runs,
     )
+
+
+def _run(recording: Recording, generation: Generation, named: tuple[str, ...], kind: str) -> RunConditions:
+    """The conditions of one generation."""
+    calls = [record for record in recording.calls if record.generation == generation.number]
+    arguments = generation.arguments
+    shapes = _shapes(calls, named)
+    requested = arguments.get("num_inference_steps")
+    made = generation.steps or _calls_of(calls, named)
+    if made and isinstance(requested, int) and requested > 0:
+        made = min(made, requested)  # second-order schedulers step more often than they are asked for
+    return RunConditions(
+        pipeline=generation.pipeline_class,
+        height=shapes.height or _whole(arguments.get("height")),
+        width=shapes.width or _whole(arguments.get("width")),
+        num_inference_steps=requested if isinstance(requested, int) else made,
+        steps_run=made,
+        guidance_scale=_first_number(arguments, ("guidance_scale", "true_cfg_scale", "prior_guidance_scale")),
+        batch=images_asked(arguments) or generation.images,
+        seconds=generation.seconds if kind == "observed" else None,
+        input_shape=shapes.image,
+        latent_shape=shapes.latents,
+        arguments=dict(arguments),
+    )
+
+
+def _common_run(runs: tuple[RunConditions, ...], facts: PipelineFacts, alone: _Shapes) -> RunConditions:
+    """What all generations have in common; of none, what calls outside any tell."""
+    if not runs:
+        return RunConditions(
+            pipeline=facts.pipeline,
+            height=alone.height,
+            width=alone.width,
+            input_shape=alone.image,
+            latent_shape=alone.latents,
+        )
+    values: dict[str, Any] = {f.name: common([getattr(run, f.name) for run in runs]) for f in fields(RunConditions)}
+    return RunConditions(**{**values, "arguments": common_items([run.arguments for run in runs])})
+
+
+def _sum(values: Iterable[int | None]) -> int:
+    return sum(value for value in values if value is not None)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _calls_of(calls: list[CallRecord], named: tuple[str, ...]) -> int | None:
+    return sum(1 for record in calls if record.component in named and not record.path) or None
+
+
+def _is_trifle(recording: Recording, record: CallRecord) -> bool:
+    """Whether a part of a component, or a module that is none, was entered for nothing that is counted."""
+    part = bool(record.path) or record.component in recording.non_components
+    count = record.count
+    return part and record.failure is None and count is not None and not count.by_class and not count.unknown
 
 
 def _step(recording: Recording, record: CallRecord) -> int | None:
@@ -317,27 +387,6 @@ def _named_shapes(record: CallRecord) -> dict[str, tuple[tuple[int, ...], str]]:
     return found
 
 
-def _steps_run(recording: Recording, denoisers: tuple[str, ...]) -> int | None:
-    total = 0
-    for index, generation in enumerate(recording.generations):
-        requested = generation.arguments.get("num_inference_steps")
-        made = generation.steps
-        if not made:
-            made = sum(1 for r in recording.calls if r.generation == index and r.component in denoisers)
-        total += min(made, requested) if isinstance(requested, int) and requested > 0 else made
-    if not recording.generations:
-        total = sum(1 for record in recording.calls if record.component in denoisers)
-    return total or None
-
-
-def _requested_steps(recording: Recording, steps_run: int | None) -> int | None:
-    for generation in recording.generations:
-        requested = generation.arguments.get("num_inference_steps")
-        if isinstance(requested, int):
-            return requested
-    return steps_run
-
-
 def _first_number(arguments: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
     for name in names:
         value = arguments.get(name)
@@ -352,28 +401,32 @@ def _denoiser_batch(components: Mapping[str, ComponentProfile], denoisers: tuple
     return next((call.batch for call in calls if call.batch is not None), None)
 
 
-def _images(generations: list[Generation]) -> int | None:
-    """Images or videos that the first generation made: as many as were asked for, or as came back."""
-    if not generations:
-        return None
-    return images_asked(generations[0].arguments) or generations[0].images
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """Shapes of an image and of the latents that it was decoded from, as the model that ran has them."""
+
+    image: tuple[int, ...] | None = None
+    latents: tuple[int, ...] | None = None
+
+    @property
+    def height(self) -> int | None:
+        return self.image[-2] if self.image and len(self.image) >= 4 else None
+
+    @property
+    def width(self) -> int | None:
+        return self.image[-1] if self.image and len(self.image) >= 4 else None
 
 
-def _image_shapes(
-    calls: list[CallRecord], denoisers: tuple[str, ...]
-) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """Shapes of the picture and of the latents it was decoded from, as the model that ran has them.
-
-    With a decoder: what went in and what came out of its last call. Without: the denoiser's first tensor is both.
-    """
+def _shapes(calls: list[CallRecord], named: tuple[str, ...]) -> _Shapes:
+    """With a decoder, what went in and came out of its last call. Without, the denoiser's first tensor is both."""
     for record in reversed(calls):
-        if record.method in ("decode", "tiled_decode") and record.arguments.tensors:
-            return record.output_shape, record.arguments.tensors[0].shape
+        if roles.decodes(record.method.rpartition(".")[2]) and record.arguments.tensors:
+            return _Shapes(record.output_shape, record.arguments.tensors[0].shape)
     for record in calls:
-        if record.component in denoisers and record.arguments.tensors:
+        if record.component in named and record.arguments.tensors:
             shape = record.arguments.tensors[0].shape
-            return (shape if len(shape) >= 4 and shape[1] == 3 else None), shape
-    return None, None
+            return _Shapes(shape if len(shape) >= 4 and shape[1] == 3 else None, shape)
+    return _Shapes()
 
 
 def _uncounted(recording: Recording) -> Iterator[dict[str, Any]]:

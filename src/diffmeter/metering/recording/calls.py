@@ -22,7 +22,8 @@ class CallRecord:
     """One call of a component.
 
     Attributes:
-        component, method: what was entered, and by which of its methods.
+        component, method: what was entered, and by which of its methods; of a part of it, its path.
+        path: of the part of the component that was entered; "" for the component itself.
         arguments: shapes and dtypes of tensors, values of the rest.
         parameter_names: names of the method's parameters, for the positional arguments.
         generation: index of the generation that it belongs to, or ``NO_GENERATION``.
@@ -39,6 +40,7 @@ class CallRecord:
     component: str
     method: str
     arguments: Frozen
+    path: str = ""
     parameter_names: tuple[str, ...] = ()
     generation: int = NO_GENERATION
     step: int | None = None

@@ -29,6 +29,7 @@ from diffmeter.metering.twins.replay import random_state_kept
 from diffmeter.metering.twins.user_state import user_state_kept
 from diffmeter.metering.watching.signature import map_leaves
 from diffmeter.metering.watching.snapshot import WriteWatch
+from diffmeter.metering.watching.undisturbed import undisturbed
 from diffmeter.models.adapters import Changes
 from diffmeter.models.sources import build_pipeline_without_weights, source_of
 from diffmeter.models.tokenizers import longer_texts, stand_ins_of
@@ -37,7 +38,7 @@ from diffmeter.profile import ComputeProfile
 from .assemble import PipelineFacts, build_profile
 from .calls import Recording
 from .host_tensors import placeholder
-from .recorder import Recorder
+from .recorder import Block, Recorder
 from .stand_in_calls import KnownCounts, StandInCalls
 
 logger = logging.getLogger(__name__)
@@ -313,12 +314,19 @@ def _check_made(rehearsal: Rehearsal, wanted: tuple[int, int]) -> None:
 def _rehearse_once(
     pipe: Any, arguments: Mapping[str, Any], stand_ins: Mapping[str, str], options: DryRunOptions
 ) -> Rehearsal:
+    with undisturbed(gradients=torch.is_grad_enabled()):
+        return _rehearse_undisturbed(pipe, arguments, stand_ins, options)
+
+
+def _rehearse_undisturbed(
+    pipe: Any, arguments: Mapping[str, Any], stand_ins: Mapping[str, str], options: DryRunOptions
+) -> Rehearsal:
     carrier = StandInCalls(pipe, owned=options.owned, known=options.known, cache=options.cache)
     recording, name = carrier.recording, carrier.facts.pipeline
     parts = parts_of(carrier.pipe)
     if options.tokens is not None:
         give_token_count(parts.pipelines, options.tokens)
-    recorder = Recorder(parts, carrier, recording)
+    recorder = Recorder(carrier.pipe, carrier, recording, Block())
     copied = map_leaves(dict(arguments), torch.Tensor, lambda t: placeholder(t) if t.is_meta else t.cpu())
     copied = carrier.bound(map_leaves(copied, torch.Generator, _copied_generator))
     started = time.perf_counter()

@@ -8,10 +8,12 @@ counted while it runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import operator
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +21,19 @@ import torch
 from torch import nn
 
 from diffmeter.compat import uncompiled
-from diffmeter.devices import Timer, accelerator_of, synchronize
+from diffmeter.devices import Timer, accelerator_of, best_device, synchronize
 from diffmeter.errors import CountError, DiffmeterError, InputError
 from diffmeter.metering.counters import user_formulas
 from diffmeter.metering.counters.live import LiveCount, OutsideCalls
-from diffmeter.metering.pipelines.parts import Parts, parts_of
+from diffmeter.metering.pipelines.parts import parts_of
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.counts import TwinCounts
 from diffmeter.metering.twins.replay import random_state_kept
+from diffmeter.metering.watching import entries
 from diffmeter.metering.watching.signature import TensorSpec, iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot, WriteWatch
 from diffmeter.metering.watching.trust import Judgement, judge
+from diffmeter.metering.watching.undisturbed import undisturbed
 from diffmeter.profile import ComputeProfile
 from diffmeter.rendering import Rendered
 from diffmeter.storage.files import write_bytes
@@ -37,7 +41,8 @@ from diffmeter.storage.png import encode_png
 
 from .assemble import PipelineFacts, build_profile, describe_pipeline
 from .calls import NO_GENERATION, CallRecord, Recording
-from .recorder import Proceed, Recorder
+from .origins import Origins
+from .recorder import Block, Proceed, Recorder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,81 +53,125 @@ logger = logging.getLogger(__name__)
 class RealCalls:
     """Lets components do their own work: plainly where a twin can repeat it afterwards, counted where none can."""
 
-    watches_steps = False  # a scheduler enters no component, and its own products belong to none
+    sees_all_operators = False  # a scheduler enters no component, and its own products belong to none
 
-    def __init__(self, parts: Parts, recording: Recording) -> None:
+    def __init__(self, components: Mapping[str, nn.Module], recording: Recording) -> None:
         self._recording = recording
-        self._structures: dict[str, ModuleSnapshot] = {}
-        self._judgements: dict[int, Judgement] = {}
-        self._entered: set[tuple[str, int]] = set()  # component and generation
+        self._structures: dict[int, ModuleSnapshot] = {}  # by component
+        self._judgements: dict[int, Judgement] = {}  # by structure
+        self._entered: set[tuple[int, int]] = set()  # component and generation
         self._made: list[tuple[CallRecord, ModuleSnapshot, Judgement]] = []
         self._timers: list[tuple[CallRecord, Timer]] = []
-        for name, module in parts.components.items():  # before anything runs: then it is only compared
+        self._origins = Origins()
+        self._device_may_wait = best_device() != "cpu"
+        for module in components.values():  # before anything runs: then it is only compared
             try:
-                self._picture(name, module)
+                self._picture(module)
             except Exception:  # a call of it will say so
-                logger.debug("%s could not be pictured", name, exc_info=True)
+                logger.debug("%s could not be pictured", type(module).__name__, exc_info=True)
 
     def between_calls(self, busy: Callable[[], bool], found: Callable[[str, int | None], None]) -> OutsideCalls:
         """See :class:`~.recorder.Carrier`."""
         return OutsideCalls(busy, found)
 
     def call(
-        self, record: CallRecord, target: nn.Module, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, record: CallRecord, target: Any, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """See :class:`~.recorder.Carrier`."""
-        live = None
+        with self._carried(record, target, (args, kwargs)) as (_, tell):
+            output = proceed(*args, **kwargs)
+            tell(output)
+        return output
+
+    @contextlib.contextmanager
+    def entry(
+        self,
+        record: CallRecord,
+        root: nn.Module,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+    ) -> Iterator[Callable[[Any], None]]:
+        """See :class:`~.recorder.Carrier`."""
+        with self._carried(record, root, (args, kwargs), in_run=kwargs is None) as (live, tell):
+            if live is not None:
+                live.entered(module)
+            yield tell
+
+    @contextlib.contextmanager
+    def _carried(
+        self, record: CallRecord, target: Any, arguments: Any, *, in_run: bool = False
+    ) -> Iterator[tuple[LiveCount | None, Callable[[Any], None]]]:
+        """Around a call: timed, and counted where no twin can repeat it. What is given is told the output."""
+        live = self._live(record, target, in_run)
+        watch = None if live is None else self._origins.watching(target, arguments)
+        timer = Timer(self._device(arguments))
+
+        def tell(output: Any) -> None:
+            timer.stop()
+            first = next(iter_tensors(output), None)
+            record.output_shape = None if first is None else TensorSpec.of(first).shape
+            if live is not None and watch is not None and not (record.failure or live.failure):
+                record.failure = watch.unexplained(output)
+
+        try:
+            with contextlib.ExitStack() as stack:
+                if live is not None and watch is not None:
+                    stack.enter_context(live.running())
+                    stack.enter_context(watch)
+                timer.start()
+                yield live, tell
+        except BaseException as error:
+            record.failure = f"the call raised {type(error).__name__}: what it did until then is not counted"
+            raise
+        if timer.waits:
+            self._timers.append((record, timer))
+        else:
+            record.seconds = timer.seconds
+        if live is not None:
+            record.in_run = True
+            record.failure = record.failure or live.failure
+            record.count = None if record.failure else live.count
+
+    def _live(self, record: CallRecord, target: Any, in_run: bool) -> LiveCount | None:
+        """What counts a call while it runs; None where a twin will."""
+        if not isinstance(target, nn.Module):
+            return LiveCount()
         try:
             structure = self._structure(record, target)
             judgement = self._judgements[id(structure)]
             self._made.append((record, structure, judgement))
-            if judgement.of_call(record.arguments) is not None:
-                live = LiveCount(structure.module_ids, judgement, uncompiled(target))
+            if not in_run and judgement.of_call(record.arguments) is None:
+                return None
+            return LiveCount(structure.module_ids, judgement, uncompiled(target))
         except Exception as error:  # a profile that fails never breaks a generation
             logger.warning("a call of %s was not recorded: %s", record.component, error)
             record.failure = f"{type(error).__name__} while recording a call: {error}"
-        try:
-            output = self._timed(record, proceed, args, kwargs) if live is None else None
-            if live is not None:
-                with live.running():
-                    output = self._timed(record, proceed, args, kwargs)
-                record.in_run = True
-                record.count, record.failure = None if live.failure else live.count, live.failure
-        except BaseException as error:
-            record.failure = f"the call raised {type(error).__name__}: what it did until then is not counted"
-            raise
-        first = next(iter_tensors(output), None)
-        record.output_shape = None if first is None else TensorSpec.of(first).shape
-        return output
+            return None
 
-    def _timed(self, record: CallRecord, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        timer = Timer(accelerator_of(iter_tensors((args, kwargs))))
-        timer.start()
-        output = proceed(*args, **kwargs)
-        timer.stop()
-        self._timers.append((record, timer))
-        return output
+    def _device(self, arguments: Any) -> torch.device | None:
+        return accelerator_of(iter_tensors(arguments)) if self._device_may_wait else None
 
     # what a component was at each call
 
     def _structure(self, record: CallRecord, module: nn.Module) -> ModuleSnapshot:
-        name = record.component
-        structure = self._structures.get(name)
+        structure = self._structures.get(id(module))
         # Whatever was done to a component between two generations is seen before the first call of the second.
-        entered = (name, record.generation)
+        entered = (id(module), record.generation)
         quick = record.generation != NO_GENERATION and entered in self._entered
         self._entered.add(entered)
         if structure is None or not structure.same(quick):
             if structure is not None:
-                self._doubt(name, structure)
-            structure = self._picture(name, module)
+                self._doubt(record.component, structure)
+            structure = self._picture(module)
         elif not self._judgements[id(structure)].holds():
             self._judgements[id(structure)] = judge(structure)
         return structure
 
-    def _picture(self, name: str, module: nn.Module) -> ModuleSnapshot:
-        structure = self._structures[name] = ModuleSnapshot(uncompiled(module))
-        self._judgements[id(structure)] = judge(structure)
+    def _picture(self, module: nn.Module) -> ModuleSnapshot:
+        with undisturbed():
+            structure = self._structures[id(module)] = ModuleSnapshot(uncompiled(module))
+            self._judgements[id(structure)] = judge(structure)
         return structure
 
     def _doubt(self, name: str, structure: ModuleSnapshot) -> None:
@@ -134,9 +183,10 @@ class RealCalls:
 
     def _look_again(self) -> None:
         """Look for what quick looks left out, before anything else can change."""
-        for name, structure in self._structures.items():
+        for structure in self._structures.values():
             if not structure.same_contents():
-                self._doubt(name, structure)
+                names = [record.component for record, known, _ in self._made if known is structure]
+                self._doubt(names[0] if names else type(structure.root).__name__, structure)
 
     def generation_over(self) -> None:
         """See :class:`~.recorder.Carrier`."""
@@ -179,9 +229,10 @@ class Pending:
         if isinstance(self.twin, CountError):
             record.failure = str(self.twin)
             return
+        part = self.twin.twin.get_submodule(record.path) if record.path else None
         try:
             with self.judgement.as_it_was(), user_formulas.using(record.formulas):
-                record.take(self.twin.get(record.method, record.arguments))
+                record.take(self.twin.get(record.method, record.arguments, part))
         except CountError as error:
             record.failure = str(error)
 
@@ -193,55 +244,92 @@ def _twin_of(structure: ModuleSnapshot) -> TwinCounts | CountError:
         return CountError(f"no twin could be made: {type(error).__name__}: {error}")
 
 
-class Observation(Rendered):
-    """What :func:`observe` hands out: read :attr:`profile` after the block."""
+@dataclass(kw_only=True, slots=True)
+class _Observed:
+    """What is observed of one pipeline; without the pipeline once the block is over."""
 
-    def __init__(self, pipe: Any) -> None:
-        self.recording = Recording()
-        self._pipe = pipe
-        self._parts = parts_of(pipe)
-        self._pending: list[Pending] = []
-        self._facts: PipelineFacts | None = None
-        self._profile: ComputeProfile | None = None
+    recording: Recording
+    carrier: RealCalls
+    recorder: Recorder
+    pending: list[Pending] = field(default_factory=list)
+    facts: PipelineFacts | None = None
+
+    def close(self) -> None:
+        """Let go of the pipeline."""
+        started = time.perf_counter()
+        try:
+            with undisturbed():
+                parts = self.recorder.parts
+                self.facts = describe_pipeline(self.recorder.pipe, parts)
+                self.pending = self.carrier.finish()
+        except Exception as error:  # a profile that fails never breaks a generation
+            logger.warning("the block could not be closed: %s", error, exc_info=True)
+            self.recording.note(type(self.recorder.pipe).__name__, f"not counted: {type(error).__name__}: {error}")
+        self.recording.count_seconds += time.perf_counter() - started
+
+    def profile(self) -> ComputeProfile:
+        """Count what is left to be counted, and put everything together."""
+        if self.facts is None:
+            raise DiffmeterError("The profile is there after the observe block: read it when the block is over.")
+        started = time.perf_counter()
+        with undisturbed(), entries.hidden(), random_state_kept():
+            for call in self.pending:
+                call.count()
+        self.pending.clear()
+        self.recording.count_seconds += time.perf_counter() - started
+        return build_profile(self.recording, self.facts, kind="observed")
+
+
+class Observation(Rendered):
+    """What :func:`observe` hands out: read :attr:`profile` or :attr:`profiles` after the block."""
+
+    def __init__(self, pipes: tuple[Any, ...], extra: Mapping[str, nn.Module]) -> None:
+        self._pipes = pipes
+        self._extra = dict(extra)
+        self._observed: list[_Observed] = []
+        self._profiles: tuple[ComputeProfile, ...] | None = None
 
     def open(self) -> contextlib.ExitStack:
         """Begin to record; closing what is returned ends it."""
+        block = Block()
         with contextlib.ExitStack() as stack:
             stack.enter_context(WriteWatch())
-            carrier = RealCalls(self._parts, self.recording)
-            stack.callback(self._close, carrier)
-            recorder = Recorder(self._parts, carrier, self.recording)
-            stack.callback(recorder.forget)
-            stack.enter_context(recorder.watching())
+            for number, pipe in enumerate(self._pipes):
+                recording, extra = Recording(), self._extra if number == 0 else {}
+                carrier = RealCalls({**parts_of(pipe).components, **extra}, recording)
+                recorder = Recorder(pipe, carrier, recording, block, extra)
+                observed = _Observed(recording=recording, carrier=carrier, recorder=recorder)
+                self._observed.append(observed)
+                stack.enter_context(recorder.watching())
+                stack.callback(observed.close)
+            self._pipes, self._extra = (), {}
             return stack.pop_all()
 
-    def _close(self, carrier: RealCalls) -> None:
-        started = time.perf_counter()
-        self._pending = carrier.finish()
-        self._facts = describe_pipeline(self._pipe, self._parts)
-        self._pipe, self._parts = None, Parts({}, [], [])
-        self.recording.count_seconds += time.perf_counter() - started
-
     @property
-    def profile(self) -> ComputeProfile:
-        """The profile of everything that ran in the block.
+    def profiles(self) -> tuple[ComputeProfile, ...]:
+        """A profile of each pipeline that is observed, in their order.
 
         Raises:
             DiffmeterError: the block is not over yet, or no component was called in it.
         """
-        if self._profile is None:
-            if self._facts is None:
+        if self._profiles is None:
+            if any(observed.facts is not None and not observed.recording.empty for observed in self._observed):
+                self._profiles = tuple(observed.profile() for observed in self._observed)
+            elif any(observed.facts is None for observed in self._observed):
                 raise DiffmeterError("The profile is there after the observe block: read it when the block is over.")
-            if self.recording.empty:
+            else:
                 raise DiffmeterError("No component was called in the observe block: run the pipeline inside it.")
-            started = time.perf_counter()
-            with random_state_kept(), torch.no_grad():
-                for call in self._pending:
-                    call.count()
-            self._pending.clear()
-            self.recording.count_seconds += time.perf_counter() - started
-            self._profile = build_profile(self.recording, self._facts, kind="observed")
-        return self._profile
+        return self._profiles
+
+    @property
+    def profile(self) -> ComputeProfile:
+        """The profile of everything that ran in the block: of several pipelines, the sum of :attr:`profiles`.
+
+        Raises:
+            DiffmeterError: the block is not over yet, or no component was called in it.
+        """
+        called = [profile for profile in self.profiles if profile.generations]
+        return functools.reduce(operator.add, called)
 
     def to_dict(self) -> dict[str, Any]:
         """The ``compute_profile`` object of :attr:`profile`."""
@@ -274,37 +362,45 @@ class Observation(Rendered):
         return self.profile.save(path)
 
     def __repr__(self) -> str:
-        if self._profile is None:
-            calls = len(self.recording.calls)
+        if self._profiles is None:
+            calls = sum(len(observed.recording.calls) for observed in self._observed)
             return f"<Observation of {calls} call{'' if calls == 1 else 's'}, not counted yet: read .profile>"
-        return f"<Observation: {self._profile!r}>"
+        return f"<Observation: {self.profile!r}>"
 
     def __str__(self) -> str:
-        return repr(self) if self._facts is None else self.render("table")
+        over = self._observed and all(observed.facts is not None for observed in self._observed)
+        return self.render("table") if over else repr(self)
 
     def __dir__(self) -> list[str]:
-        return ["profile", "render", "save", "to_csv", "to_dict", "to_json", "to_latex", "to_markdown"]
+        return ["profile", "profiles", "render", "save", "to_csv", "to_dict", "to_json", "to_latex", "to_markdown"]
 
 
 class observe:  # used as a function: ``with observe(pipe) as run``
-    """Observe what a pipeline does inside a ``with`` block.
+    """Observe what pipelines do inside a ``with`` block.
 
     >>> with observe(pipe) as run:
     ...     image = pipe("a red circle", num_inference_steps=30).images[0]
     >>> run.profile.total_macs
 
-    Nothing of the pipeline is changed afterwards, also when the block raises. Several generations in one block are
-    added up. Counting happens when ``run.profile`` is first read.
+    >>> with observe(base, refiner) as run:
+    ...     latents = base("a red circle", output_type="latent").images
+    ...     image = refiner("a red circle", image=latents).images[0]
+    >>> run.profiles[1].total_macs, run.profile.total_macs
+
+    A block answers for the generations of its own pipelines, and for calls of their components outside of any
+    pipeline. Blocks may be nested. Nothing of a pipeline is changed afterwards, also when the block raises. Several
+    generations in one block are added up. Counting happens when ``run.profile`` is first read.
 
     Args:
-        pipe: any loaded diffusers pipeline, on any device.
+        pipes: any loaded diffusers pipelines, on any device.
+        extra: further modules that are to be counted, by the names that they get in the profile.
 
     Raises:
-        InputError: ``pipe`` is no pipeline.
+        InputError: something that is no pipeline, or an extra module that is none.
     """
 
-    def __init__(self, pipe: Any) -> None:
-        self._run: Observation | None = Observation(pipe)
+    def __init__(self, *pipes: Any, extra: Mapping[str, nn.Module] | None = None) -> None:
+        self._run: Observation | None = Observation(_checked(pipes), _checked_extra(extra or {}))
         self._block = contextlib.ExitStack()
 
     def __enter__(self) -> Observation:
@@ -316,3 +412,20 @@ class observe:  # used as a function: ``with observe(pipe) as run``
 
     def __exit__(self, *exception: object) -> None:
         self._block.close()
+
+
+def _checked(pipes: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not pipes:
+        raise InputError("observe needs a pipeline: pass a loaded DiffusionPipeline.")
+    for index, pipe in enumerate(pipes):
+        parts_of(pipe)
+        if any(pipe is other for other in pipes[:index]):
+            raise InputError(f"The same {type(pipe).__name__} was passed to observe twice.")
+    return pipes
+
+
+def _checked_extra(extra: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    for name, module in extra.items():
+        if not isinstance(module, nn.Module):
+            raise InputError(f"extra[{name!r}] must be a torch.nn.Module, not a {type(module).__name__}.")
+    return extra

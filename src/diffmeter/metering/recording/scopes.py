@@ -18,20 +18,22 @@ from diffmeter.metering.watching.patching import Patching
 from .calls import Generation
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Scope:
-    """A block, or one generation inside it.
+    """An observed block, a generation inside it, or a recorded call inside that.
 
     Attributes:
         block: what all recorders of one block share.
-        recorder: whose generation it is; None for the block itself.
-        generation: None for the block itself.
+        recorder: whose generation or call it is; None for the block itself.
+        generation: None for the block itself, and for a call outside any generation.
+        is_call: whether it is a recorded call, inside which nothing more is recorded.
         within: around what another thread does in this scope.
     """
 
     block: object
     recorder: object = None
     generation: Generation | None = None
+    is_call: bool = False
     within: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
@@ -46,6 +48,14 @@ def current() -> tuple[Scope, ...]:
 def enter(scope: Scope) -> None:
     """Open a scope."""
     _scopes.set((*_scopes.get(), scope))
+
+
+def innermost(block: object) -> Scope | None:
+    """The innermost scope of a block that the current code runs inside; None if it runs in none."""
+    for scope in reversed(_scopes.get()):
+        if scope.block is block:
+            return scope
+    return None
 
 
 def leave(scope: Scope) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from diffmeter.compat import step_cache_of, uncompiled
 from diffmeter.errors import CountError, DiffmeterError
-from diffmeter.metering.counters.live import OutsideCalls
+from diffmeter.metering.counters.live import LiveCount, OutsideCalls
 from diffmeter.metering.pipelines.parts import is_pipeline, is_scheduler, parts_of
 from diffmeter.metering.pipelines.rebinding import (
     CannotRebindError,
@@ -29,6 +29,7 @@ from diffmeter.metering.twins.argument_mutations import hand_back
 from diffmeter.metering.twins.building import build_twin
 from diffmeter.metering.twins.counts import TwinCounts
 from diffmeter.metering.twins.replay import Replay
+from diffmeter.metering.watching import entries
 from diffmeter.metering.watching.signature import iter_tensors
 from diffmeter.metering.watching.snapshot import ModuleSnapshot
 from diffmeter.metering.watching.trust import judge
@@ -70,7 +71,7 @@ class StandInCalls:
         own_code: functions and classes of the user that components run.
     """
 
-    watches_steps = True  # a scheduler's arithmetic runs on tensors whose values may mean nothing
+    sees_all_operators = True  # they run on tensors whose values may mean nothing, and on weights without any
 
     def __init__(
         self, pipe: Any, *, owned: bool = False, known: KnownCounts | None = None, cache: StepCache | None = None
@@ -141,8 +142,31 @@ class StandInCalls:
         """See :class:`~.recorder.Carrier`."""
         return HostTensors(busy, found, self._doubt)
 
+    @contextlib.contextmanager
+    def entry(
+        self,
+        record: CallRecord,
+        root: nn.Module,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+    ) -> Iterator[Callable[[Any], None]]:
+        """See :class:`~.recorder.Carrier`. It runs on small tensors and on weights without values, and is counted."""
+        self._note_doubts()
+        live = LiveCount()
+        with live.running():
+            live.entered(module)
+            yield lambda output: None
+        record.failure = self._unknowable.get(record.component) or live.failure
+        record.count = None if record.failure else live.count
+
     def generation_over(self) -> None:
         """See :class:`~.recorder.Carrier`."""
+
+    def _note_doubts(self) -> None:
+        for doubt in self._doubts:
+            self.recording.note(*doubt)
+        self._doubts.clear()
 
     def _stand_in(self, name: str, module: nn.Module, owned: bool) -> nn.Module:
         structure = ModuleSnapshot(module)
@@ -176,15 +200,19 @@ class StandInCalls:
                 self._known.keep(name, self._counts[name], snapshot)
 
     def call(
-        self, record: CallRecord, target: nn.Module, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, record: CallRecord, target: Any, proceed: Proceed, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """See :class:`~.recorder.Carrier`."""
-        for doubt in self._doubts:
-            self.recording.note(*doubt)
-        self._doubts.clear()
+        self._note_doubts()
         name = record.component
+        if not isinstance(target, nn.Module):
+            raise DiffmeterError(
+                f"{name} is a {type(target).__name__} and no torch.nn.Module: a dry run cannot stand in for it. "
+                "Observe a real generation instead."
+            )
         try:
-            counted = self._current_counts(name, target).get(record.method, record.arguments, proceed)
+            with entries.hidden():
+                counted = self._current_counts(name, target).get(record.method, record.arguments, proceed)
         except CountError as error:
             raise DiffmeterError(f"{name} cannot be run without its values: {error}") from error
         if name in self._unknowable:

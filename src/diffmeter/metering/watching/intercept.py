@@ -40,6 +40,9 @@ class Watcher(Protocol):
     ) -> Any:
         """Handle a call of ``target``; ``proceed(*args, **kwargs)`` does what would have happened."""
 
+    def on_assignment(self, target: Any) -> None:
+        """Something that can be called was assigned to an attribute of ``target``, which is no module."""
+
 
 _lock = threading.RLock()
 _watchers: dict[int, list[Watcher]] = {}
@@ -52,8 +55,8 @@ def watchers_of(target: Any) -> list[Watcher]:
     return list(_watchers.get(id(target), ()))
 
 
-def watch(target: Any, watcher: Watcher) -> None:
-    """Report the calls of ``target`` to ``watcher`` until :func:`unwatch`."""
+def watch(target: Any, watcher: Watcher) -> bool:
+    """Report the calls of ``target`` to ``watcher`` until :func:`unwatch`; False where they cannot be reported."""
     with _lock:
         known = _watchers.setdefault(id(target), [])
         known.append(watcher)
@@ -61,8 +64,9 @@ def watch(target: Any, watcher: Watcher) -> None:
             try:
                 _install(target)
             except Exception as error:  # what runs inside is still seen, product by product
-                logger.warning("calls of %s are not reported one by one: %s", type(target).__name__, error)
+                logger.debug("calls of %s are not reported one by one: %s", type(target).__name__, error)
                 _restore(target)
+        return "_diffmeter_original" in type(target).__dict__ or id(target) in _instance_wraps
 
 
 def unwatch(target: Any, watcher: Watcher) -> None:
@@ -141,10 +145,15 @@ def _wrap_instance(target: Any, names: Iterable[str]) -> None:
 
 
 def _entry_names(cls: type) -> list[str]:
-    """What to intercept on instances of ``cls``: a module's entries, a pipeline's ``__call__``, a scheduler's step."""
+    """What to intercept on instances of ``cls``: a module's entries, a pipeline's ``__call__``, a scheduler's step.
+
+    Of anything else, which may be an engine in a component's place, every public method.
+    """
     if issubclass(cls, nn.Module):
         return ["__call__", "forward", *public_methods(cls)]
-    return [name for name in ("__call__", "step") if callable(getattr(cls, name, None))]
+    entries = [name for name in ("__call__", "step") if callable(getattr(cls, name, None))]
+    known = "step" in entries or hasattr(cls, "components")
+    return entries if known else list(dict.fromkeys([*entries, *public_methods(cls)]))
 
 
 def watched_class(cls: type) -> type:
@@ -162,6 +171,9 @@ def watched_class(cls: type) -> type:
     }
     for name in _entry_names(cls):
         namespace[name] = _entry(cls, name)
+    if not issubclass(cls, nn.Module):
+        namespace["__slots__"] = ()  # so that objects without a __dict__ can be of this class too
+        namespace["__setattr__"] = _assignment(cls)
     if cls.__name__ == "OptimizedModule":
         namespace["__getattr__"] = _compiled_attribute
     created = _disguise(type(cls))(cls.__name__, (cls,), namespace)
@@ -194,6 +206,16 @@ def _entry(cls: type, name: str) -> Callable[..., Any]:
 
     never_compile(entry)
     return own(_looking_like(original, entry), original)
+
+
+def _assignment(cls: Any) -> Callable[..., None]:
+    def assign(self: Any, name: str, value: Any) -> None:
+        cls.__setattr__(self, name, value)
+        if callable(value):
+            for watcher in list(_watchers.get(id(self), ())):
+                watcher.on_assignment(self)
+
+    return assign
 
 
 def _looking_like(original: Callable[..., Any], entry: Callable[..., Any]) -> Callable[..., Any]:
