@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from diffmeter.compat import NATIVE_ATTENTION, RECURRENT_FUNCTIONS, packet_of, qualified_name
+from diffmeter.metering.watching.patching import own
 
 from . import user_formulas
 from .einsum import einsum_macs
@@ -398,3 +399,6 @@ class FunctionCounter(TorchFunctionMode):
             except Exception:  # an unusual way to call it: the op-level count will show the difference
                 logger.debug("no count for this call of %s", func, exc_info=True)
         return out
+
+
+own(FunctionCounter)  # a call under it is not a call under somebody's mode

@@ -16,6 +16,7 @@ from diffmeter.compat import (
     caller_frame,
     on_every_forward,
     paused_dispatch_mode,
+    top_dispatch_mode,
     uncompiled_here,
 )
 from diffmeter.metering.watching import intercept
@@ -94,9 +95,9 @@ class LiveCount:
             elif id(module) in self._own and not getattr(_live, "running", False):
                 self.failure = "part of the work ran in another thread, where it is not seen"
 
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                modules.after(module, args, kwargs, output)
+        def after(module: nn.Module, args: Any, *values: Any) -> None:
+            if threading.get_ident() == thread and len(values) == 2:  # one, if the hook has been taken off meanwhile
+                modules.after(module, args, *values)
                 if ledger is not None:
                     ledger.after(module)
 
@@ -163,8 +164,13 @@ class OutsideCalls(DispatchMode):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the mode off the stack while it lies on top, so that a call inside costs nothing and compiles."""
-        with paused_dispatch_mode(self):
+        """Take the mode off the stack while it lies on top, so that a call inside costs nothing and compiles.
+
+        Modes of this kind that lie over it, of other observers, are taken off with it.
+        """
+        with contextlib.ExitStack() as stack:
+            while isinstance(top := top_dispatch_mode(), OutsideCalls):
+                stack.enter_context(paused_dispatch_mode(top))
             yield
 
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from diffmeter import compat
 from diffmeter.compat import packet_of
+from diffmeter.metering.watching.patching import own
 from diffmeter.metering.watching.reachable import PACKING_LIBRARIES
 
 from . import user_formulas
@@ -475,6 +476,10 @@ class DispatchMode(TorchDispatchMode):
 
     While one with a ``tally`` is entered, users' formulas for functions and modules count into it.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own(cls)  # a call under it is not a call under somebody's mode
 
     supports_higher_order_operators = True
     tally: OpTally | None = None
