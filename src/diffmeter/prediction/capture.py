@@ -73,13 +73,13 @@ class OperatorWatch(DispatchMode):
         self._functions = _Functions(self)
 
     def __enter__(self) -> Any:
-        entered = super().__enter__()  # type: ignore[no-untyped-call]
-        self._functions.__enter__()
+        entered = super().__enter__()
+        self._functions.__enter__()  # type: ignore[no-untyped-call]
         return entered
 
     def __exit__(self, *error: Any) -> None:
-        self._functions.__exit__(*error)
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._functions.__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)
 
     def result(self, input_bytes: int) -> CallOperators:
         """What was seen. Tensors that are still alive last until the end."""
