@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -159,6 +158,17 @@ def imports() -> dict[str, float]:
     return found
 
 
+def versions() -> dict[str, str]:
+    """Of what decides the times.
+
+    Called in a process of its own: this one stays small, since a child's peak memory counts that of the process that
+    it was forked from.
+    """
+    from diffmeter.metering.recording.assemble import versions as found
+
+    return dict(found())
+
+
 def in_child(call: str) -> dict[str, Any]:
     """The result of a function of this file in a new process."""
     code = f"import json, speed; print(json.dumps(speed.{call}))"
@@ -174,19 +184,16 @@ def in_child(call: str) -> dict[str, Any]:
 
 def measure() -> dict[str, Any]:
     """Everything, in one run."""
-    from diffmeter.metering.recording.assemble import versions
-
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "versions": versions(),
+        "versions": in_child("versions()"),
         "load": os.getloadavg()[0],
         "processes": {name: one_process(arguments) for name, arguments, _ in PROCESSES},
         "dry_runs": {model: in_child(f"dry_runs({model!r}, {settings!r})") for model, settings, _ in DRY_RUNS},
         "imports": in_child("imports()"),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
 
 

@@ -59,8 +59,13 @@ def test_a_transformer_that_reads_text_and_image_together() -> None:
 @pytest.mark.zoo_full
 def test_a_network_whose_levels_round_up_with_guidance_on_and_off() -> None:
     pipe = ZOO["StableDiffusionPipeline"].build()
-    formula = derive(pipe, largest=96)
+    formula = derive(pipe, largest=96, schedulers=["HeunDiscreteScheduler", "NoScheduler"])
     assert [case.guidance for case in formula.cases] == [(0.0, 1.0), (1.0000000000000002, 100.0)]
+    # Heun's method evaluates each step twice, but the last one.
+    heun = formula.components["unet"].calls.polynomial(scheduler="HeunDiscreteScheduler")
+    assert heun == 2 * Polynomial.variable("steps") - 1
+    assert formula.components["unet"].calls(steps=30, scheduler="HeunDiscrete") == 59
+    assert set(formula.cases[0].programs) == {"DDIMScheduler", "HeunDiscreteScheduler"}
     check(formula, pipe, height=40, width=56, steps=4, batch=3, guidance_scale=1.0)
     check(formula, pipe, height=72, width=96, steps=9, batch=2, guidance_scale=3.0)
 

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _STEPS = (8, 20, 40)
 #: numbers of steps from which the number of calls is found; a formula holds up to the last one
 _STEP_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 20, 25, 28, 30, 50, 100)
+#: numbers of steps on which the order that was found is checked
+_CHECKED_STEPS = (11, 37)
 #: guidance scales that are told apart; a case begins or ends only at neighbors
 _GUIDANCE = (0.0, math.nextafter(0.0, 1.0), 0.5, 1.0, math.nextafter(1.0, 2.0), 7.5, 100.0)
 _SIDES = (4096, 3072, 2560, 2048, 1536, 1280, 1024, 768, 512, 256, 128, 96, 64, 32)
@@ -63,12 +65,22 @@ class Axis:
         return rng.randint(-(-self.allowed.low // modulus), high // modulus) * modulus
 
 
-def derive(source: Any, *, name: str | None = None, seed: int = 0, largest: int = 4096, **arguments: Any) -> Formula:
+def derive(
+    source: Any,
+    *,
+    name: str | None = None,
+    schedulers: Sequence[str] = (),
+    seed: int = 0,
+    largest: int = 4096,
+    **arguments: Any,
+) -> Formula:
     """The formula of a pipeline.
 
     Args:
         source: a loaded pipeline, or the id or folder of a model; nothing heavy is computed and no weight is read.
         name: what it is called in messages and tables.
+        schedulers: classes of diffusers, beside the model's own, for which the number of calls is wanted as well. One
+            that makes other calls than the model's own, or cannot do as few steps, is left out.
         seed: of the random points.
         largest: side in pixels that the formula need not go beyond; smaller is quicker.
         arguments: further arguments of the pipeline's call, the same at every point.
@@ -78,7 +90,7 @@ def derive(source: Any, *, name: str | None = None, seed: int = 0, largest: int 
     """
     observer = Observer(source, arguments)
     default = observer.observe()
-    axes = _Axes(observer, default, largest)
+    axes = _Axes(observer, default, largest, schedulers)
     cases: list[Case] = []
     spans = _guidance_cases(observer, axes)
     for tokens in axes.token_cases():
@@ -117,8 +129,9 @@ def derive(source: Any, *, name: str | None = None, seed: int = 0, largest: int 
 class _Axes:
     """What a pipeline can be asked for, where it accepts it, and at which values its calls change."""
 
-    def __init__(self, observer: Observer, default: Observation, largest: int) -> None:
+    def __init__(self, observer: Observer, default: Observation, largest: int, schedulers: Sequence[str] = ()) -> None:
         self.observer = observer
+        self.schedulers = tuple(schedulers)
         self._largest = largest
         conditions = default.profile.conditions
         self.defaults: dict[str, Any] = {"steps": conditions.num_inference_steps}
@@ -622,45 +635,90 @@ class _Derivation:
         base = {**{n: v for n, v in self.axes.base.items() if n != "steps"}, **self.fixed}
         if self.tokens:
             base["tokens"] = self.active["tokens"].draw(self.rng)
+        own = self.observer.observe(**base, steps=self.axes.base["steps"])
+        calls: dict[Seen, set[int]] = {}
+        for call, seen in zip(found.slots, _slots(own), strict=True):
+            calls.setdefault(seen, set()).add(call)
+        name = own.profile.conditions.scheduler or ""
+        first = _program_of(self._by_steps(base), found.slots, calls)
+        programs, steps_run = {name: first.program}, {name: first.steps_run}
+        for scheduler in self.axes.schedulers:
+            try:
+                other = _program_of(self._by_steps({**base, "scheduler": scheduler}), None, calls)
+            except DiffmeterError as error:
+                logger.info("no program with %s: %s", scheduler, error)
+                continue
+            if other.span[0] <= first.span[0] and other.span[1] >= first.span[1]:
+                programs[scheduler], steps_run[scheduler] = other.program, other.steps_run
+        return programs, steps_run, first.span
+
+    def _by_steps(self, base: Point) -> dict[int, Observation]:
         seen: dict[int, Observation] = {}
-        for steps in _STEP_COUNTS:
+        for steps in (*_STEP_COUNTS, *_CHECKED_STEPS):
             try:
                 seen[steps] = self.observer.observe(**base, steps=steps)
             except DiffmeterError as error:
                 logger.debug("no dry run of %d steps: %s", steps, error)
-        same = {n: o for n, o in seen.items() if _program_shape(o) == found.shape}
-        if len(same) < 4:
-            raise DiffmeterError("The order of the calls changes with the number of steps in no way that is known.")
-        segments = []
-        place = 0
-        for index, (part, _) in enumerate(next(iter(same.values())).folded.parts):
-            repeats = law({n: o.folded.parts[index][1] for n, o in same.items()}, f"r{index}")
-            if repeats is None:
-                raise DiffmeterError("The number of calls follows from the number of steps in no way that is known.")
-            slots = tuple(Slot(found.slots[place + i], step) for i, (_, step) in enumerate(part))
-            segments.append(Segment(slots, repeats))
-            place += len(part)
-        steps_run = law({n: o.profile.steps_run or 0 for n, o in seen.items()}, "steps_run")
-        if steps_run is None:
-            raise DiffmeterError("The number of steps that are run follows from the number asked for in no known way.")
-        name = self.observer.observe(**base, steps=self.axes.base["steps"]).profile.conditions.scheduler or ""
-        program = Program(tuple(segments))
-        return {name: program}, {name: steps_run}, self._span(program, found, seen, same)
+        return seen
 
-    def _span(
-        self, program: Program, found: _Found, seen: Mapping[int, Observation], same: Mapping[int, Observation]
-    ) -> tuple[int, int]:
-        """The fewest and the most steps between which the program says what was seen."""
-        calls = dict(zip(found.slots, _slots(next(iter(same.values()))), strict=True))
-        fewest = None
-        for steps in sorted(seen, reverse=True):
-            said = [(calls[call], step) for call, step in program.unrolled(steps)]
-            if said != _with_steps(seen[steps]):
-                break
-            fewest = steps
-        if fewest is None or fewest > 10:
-            raise DiffmeterError("The number of calls follows from the number of steps in no way that is known.")
-        return fewest, max(seen)
+
+@dataclass
+class _Order:
+    """The order of calls with one scheduler, and the numbers of steps between which it holds."""
+
+    program: Program
+    steps_run: Length
+    span: tuple[int, int]
+
+
+def _program_of(
+    seen: Mapping[int, Observation], own_slots: Sequence[int] | None, calls: Mapping[Seen, set[int]]
+) -> _Order:
+    """How the calls follow from the steps. ``own_slots`` are the calls in the model's own program, where it is that.
+
+    Raises:
+        DiffmeterError: they follow in no way that is known.
+    """
+    unknown = DiffmeterError("The number of calls follows from the number of steps in no way that is known.")
+    if len(seen) < 4:
+        raise unknown
+    shape = _program_shape(seen[max(n for n in seen if n in _STEP_COUNTS)])
+    same = {n: o for n, o in seen.items() if _program_shape(o) == shape and n in _STEP_COUNTS}
+    example = next(iter(same.values()))
+    slots = _slots(example)
+    if own_slots is None:
+        if any(len(calls.get(call, ())) != 1 for call in slots):
+            raise unknown  # a call that the model's own scheduler does not make
+        own_slots = [next(iter(calls[call])) for call in slots]
+    if len(own_slots) != len(slots) or len(same) < 4:
+        raise unknown
+    segments, place = [], 0
+    for index, (part, _) in enumerate(example.folded.parts):
+        repeats = law({n: o.folded.parts[index][1] for n, o in same.items()}, f"r{index}")
+        if repeats is None:
+            raise unknown
+        segments.append(Segment(tuple(Slot(own_slots[place + i], s) for i, (_, s) in enumerate(part)), repeats))
+        place += len(part)
+    steps_run = law({n: o.profile.steps_run or 0 for n, o in seen.items() if n in _STEP_COUNTS}, "steps_run")
+    if steps_run is None:
+        raise unknown
+    order = _Order(Program(tuple(segments)), steps_run, (0, max(seen)))
+    fewest = _fewest(order, seen, dict(zip(own_slots, slots, strict=True)))
+    if fewest is None or fewest > 10:
+        raise unknown
+    return dataclasses.replace(order, span=(fewest, max(seen)))
+
+
+def _fewest(order: _Order, seen: Mapping[int, Observation], calls: Mapping[int, Seen]) -> int | None:
+    """The number of steps from which on an order says everything that was seen."""
+    fewest = None
+    for steps in sorted(seen, reverse=True):
+        said = [(calls[call], step) for call, step in order.program.unrolled(steps)]
+        run = order.steps_run({"steps": steps})
+        if said != _with_steps(seen[steps]) or run != (seen[steps].profile.steps_run or 0):
+            break
+        fewest = steps
+    return fewest
 
 
 @dataclass

@@ -163,14 +163,19 @@ class Observer:
         self.made += 1
         for tokenizer in self._tokenizers():
             tokenizer.token_count = point.get("tokens")
-        arguments = {**self._arguments, **{name: value for name, value in point.items() if name != "tokens"}}
+        arguments = {**self._arguments, **{n: v for n, v in point.items() if n not in ("tokens", "scheduler")}}
+        own = getattr(self.pipe, "scheduler", None)
         try:
+            if point.get("scheduler") is not None:
+                self.pipe.scheduler = _scheduler(point["scheduler"], own)
             profile = self._runs.dry_run(**arguments) if self._runs is not None else run_dry(self.pipe, arguments)
         except DiffmeterError:
             raise
         except Exception as error:
             raise DiffmeterError(f"{type(error).__name__}: {error}") from error
         finally:
+            if point.get("scheduler") is not None:
+                self.pipe.scheduler = own
             for tokenizer in self._tokenizers():
                 tokenizer.token_count = None
         return Observation.of(profile)
@@ -198,3 +203,20 @@ class Observer:
         if not found:
             return None
         return SizeTable(tuple((float(ratio), int(size[0]), int(size[1])) for ratio, size in found[0].items()))
+
+
+def _scheduler(class_name: str, own: Any) -> Any:
+    """Another scheduler with the configuration of the pipeline's own.
+
+    Raises:
+        DiffmeterError: diffusers has none of this name, or it does not take that configuration.
+    """
+    import diffusers
+
+    cls = getattr(diffusers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.SchedulerMixin)):
+        raise DiffmeterError(f"diffusers {diffusers.__version__} has no scheduler {class_name!r}.")
+    try:
+        return cls.from_config(own.config)
+    except Exception as error:
+        raise DiffmeterError(f"{class_name} does not take this configuration: {error}") from error
