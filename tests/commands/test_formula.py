@@ -1,4 +1,4 @@
-"""``diffmeter formula``: mathematics for people, data for programs, a sentence for bad input; profiles from formulas."""
+"""``diffmeter formula``: mathematics, data for programs, a sentence for bad input; and profiles from formulas."""
 
 from __future__ import annotations
 
