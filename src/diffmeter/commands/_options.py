@@ -75,6 +75,10 @@ T2iAdapter = Annotated[str | None, typer.Option("--t2i-adapter", help="Folder or
 Vae = Annotated[str | None, typer.Option("--vae", help="Folder or id of another autoencoder.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Another scheduler, such as EulerDiscrete.")]
 
+Gpu = Annotated[
+    str | None, typer.Option("--gpu", help="Also predict time, memory, energy and money on this GPU (see predict).")
+]
+
 # how it is shown
 
 AsJson = Annotated[bool, typer.Option("--json", help="The same as --format json: one JSON value and nothing else.")]

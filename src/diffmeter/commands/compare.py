@@ -33,6 +33,7 @@ def run(
     frames: _options.Frames = None,
     tokens: _options.Tokens = None,
     dry_run: _options.DryRun = False,
+    gpu: _options.Gpu = None,
     convention: _options.Convention = None,
     per: _options.Per = None,
     columns: _options.Columns = None,
@@ -71,6 +72,7 @@ def run(
             num_frames=frames,
             tokens=tokens,
             dry_run=dry_run,
+            gpu=gpu,
             progress=show,
         )
     show_comparison(found, form, plot, by_size=False)

@@ -61,7 +61,7 @@ class OperatorWatch(DispatchMode):
     """Notes every operator dispatched while it is entered. Read :meth:`result` afterwards."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._steps: list[Step] = []
         self._serials: dict[int, int] = {}  # address of a storage -> its serial number
         self._versions: list[int] = []  # serial number -> times written

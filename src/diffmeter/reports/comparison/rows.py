@@ -11,6 +11,7 @@ from diffmeter.profile import CONVENTIONS
 from diffmeter.rendering import Rendered
 
 if TYPE_CHECKING:
+    from diffmeter.prediction.result import Prediction
     from diffmeter.profile import ComponentProfile, ComputeProfile
 
 #: what the rows' numbers mean, for whoever reads them without their documentation
@@ -61,6 +62,7 @@ class Row:
         profile: what it costs; None where it could not be counted.
         error: why there is no profile.
         first: the profile of the first row that was counted, which the others are compared with.
+        predicted: what it would take on a GPU; None unless that was asked for.
     """
 
     case: Case
@@ -68,6 +70,7 @@ class Row:
     profile: ComputeProfile | None = None
     error: str | None = None
     first: ComputeProfile | None = field(default=None, repr=False, compare=False)
+    predicted: Prediction | None = field(default=None, repr=False)
 
     # the generation; what a profile does not tell is what was asked for
 
@@ -206,6 +209,7 @@ class Row:
             "speedup": self.speedup(),
             "inference_time_seconds": self.seconds,
             "time_speedup": self.time_speedup,
+            **({} if self.predicted is None else {"predicted": self.predicted.to_dict()}),
             "complete": None if self.profile is None else self.complete,
             "denoisers": list(self.denoisers),
             "components": {

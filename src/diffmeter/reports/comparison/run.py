@@ -49,6 +49,7 @@ def compare(
     num_frames: int | None = None,
     tokens: int | None = None,
     dry_run: bool = False,
+    gpu: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """What the same generation costs with different models: one row each, compared with the first.
@@ -65,6 +66,7 @@ def compare(
         num_frames: of a video; None: each model's default.
         tokens: number of tokens that a prompt is taken to have, for models that are named.
         dry_run: run the pipelines' own code, also where the answer is known as a formula.
+        gpu: also predict time, memory, energy and money of the models that are named, on this GPU.
         progress: called with each case before it is counted.
 
     A profile is taken as it is: options do not change it. A model that cannot do its case has a row that says why, and
@@ -78,7 +80,7 @@ def compare(
         (subject, Case(_id_of(subject.model), height, width, steps, guidance_scale, batch, num_frames))
         for subject in _subjects(models)
     ]
-    return Comparison(run_cases(cases, tokens, progress, dry_run=dry_run))
+    return _predicted(Comparison(run_cases(cases, tokens, progress, dry_run=dry_run)), gpu, tokens)
 
 
 @understanding_own_names
@@ -93,6 +95,7 @@ def sweep(
     num_frames: int | None = None,
     tokens: int | None = None,
     dry_run: bool = False,
+    gpu: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """What models cost at every combination of size, batch and steps: one row each, steps varying fastest.
@@ -111,7 +114,16 @@ def sweep(
             _subjects(models), sizes, batches or (None,), steps or (None,)
         )
     ]
-    return Comparison(run_cases(cases, tokens, progress, dry_run=dry_run), relation="growth")
+    found = Comparison(run_cases(cases, tokens, progress, dry_run=dry_run), relation="growth")
+    return _predicted(found, gpu, tokens)
+
+
+def _predicted(comparison: Comparison, gpu: str | None, tokens: int | None) -> Comparison:
+    if gpu is None:
+        return comparison
+    from .predicted import with_predictions
+
+    return with_predictions(comparison, gpu, tokens)
 
 
 def run_cases(

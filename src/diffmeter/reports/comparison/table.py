@@ -18,6 +18,26 @@ _RELATIONS = {
 }
 
 
+_PREDICTED = (
+    Column("predicted_seconds", "Predicted", Kind.SECONDS, 1, "of a warm call, on the GPU that was asked for"),
+    Column("predicted_memory_gib", "Memory (GiB)", Kind.NUMBER, 2),
+    Column("predicted_joules", "Energy (J)", Kind.NUMBER, 4),
+    Column("predicted_usd_per_1000", "USD/1,000", Kind.NUMBER, 4),
+)
+
+
+def _predicted_cells(row: Row) -> dict[str, Value]:
+    found = row.predicted
+    if found is None:
+        return {}
+    return {
+        "predicted_seconds": found.seconds,
+        "predicted_memory_gib": found.peak_memory_bytes / 2**30,
+        "predicted_joules": found.joules,
+        "predicted_usd_per_1000": found.per_image("usd", 1000),
+    }
+
+
 def comparison_table(comparison: Comparison, convention: str | None = None, per: str | None = None) -> Table:
     """One row a case, in a convention and per a unit of work.
 
@@ -42,13 +62,17 @@ def comparison_table(comparison: Comparison, convention: str | None = None, per:
         Column("attention", "Attention", Kind.PERCENT, 6, "products of two activations in all products"),
         _RELATIONS[comparison.relation],
         *([Column("seconds", "Time", Kind.SECONDS, 5), _TIME_SPEEDUP] if timed else []),
+        *(_PREDICTED if any(row.predicted for row in comparison) else ()),
         *(_component_columns(comparison) if per is None else []),
     ]
     shown = {column.key for column in columns}
     title = ", ".join(text for text in (_count(comparison), sentence(same)) if text)
     return Table(
         columns=columns,
-        rows=[Line(_cells(row, cells, used, per), _note(row)) for row, cells in zip(comparison, given, strict=True)],
+        rows=[
+            Line(_cells(row, cells, used, per) | _predicted_cells(row), _note(row))
+            for row, cells in zip(comparison, given, strict=True)
+        ],
         title=title,
         warning=_warning(comparison),
         more=[column for column in _raw_columns(comparison) if column.key not in shown],
