@@ -30,7 +30,7 @@ HELD = {
     "circles of imports": 4,
     "imports from a higher floor": 0,
     "floors of imports": 8,
-    "lines outside formulas and prediction": 26_000,
+    "lines outside formulas and prediction": 28_000,
     "Any in 1,000 lines": 48,
     "lazy imports in 1,000 lines": 8.5,
     "private names in 1,000 lines": 2.3,

@@ -666,9 +666,7 @@ class ComputeProfile(Rendered):
             InputError: the file has another ending.
             StorageError: the file cannot be written.
         """
-        from diffmeter.reports.page import save_report
-
-        return save_report({self.conditions.model_id or self.conditions.pipeline: self}, path)
+        return find_writer("page")({self.conditions.model_id or self.conditions.pipeline: self}, path)
 
     def save_trace(self, path: str | Path) -> Path:
         """Write the timeline of a timed run to a ``.json`` file that trace viewers open.

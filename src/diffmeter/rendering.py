@@ -38,7 +38,10 @@ RENDERERS: Mapping[str, str] = {
 
 
 #: every kind of file by name, and where its writer is: it takes the result and the path, and returns the path
-WRITERS: Mapping[str, str] = {"trace": "diffmeter.reports.trace:save_trace"}
+WRITERS: Mapping[str, str] = {
+    "page": "diffmeter.reports.page:save_report",
+    "trace": "diffmeter.reports.trace:save_trace",
+}
 
 
 def find_writer(name: str) -> Callable[..., Path]:
