@@ -51,7 +51,7 @@ def test_table(embedded: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ("arguments", "words"),
     [
         (("--method", "dreambooth"), "unknown method 'dreambooth'"),
-        (("--rank", "0"), "rank must be a whole number of at least 1, got 0"),
+        (("--rank", "0"), "rank must be a whole number of at least 1, not 0"),
         (("--batch", "-2"), "batch_size must be a whole number of at least 1"),
         (("--optimizer", "lion"), "unknown optimizer 'lion'"),
         (("--resolution", "0"), "--resolution must be at least 1, got 0"),

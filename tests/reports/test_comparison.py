@@ -119,7 +119,7 @@ def test_a_shared_count_equals_one_made_alone(folder: str) -> None:
 def test_a_model_that_was_changed_is_counted_anew(folder: str) -> None:
     runs = ModelDryRuns(folder)
     before = runs.dry_run(height=32, width=32, steps=3, guidance_scale=5.0)
-    resnet = runs._pipe.unet.down_blocks[0].resnets[0]
+    resnet = runs.pipe.unet.down_blocks[0].resnets[0]
     wide = resnet.conv2
     assert (wide.kernel_size, wide.in_channels, wide.out_channels) == ((3, 3), 8, 8)
     resnet.conv2 = torch.nn.Conv2d(8, 8, 1, device="meta")
