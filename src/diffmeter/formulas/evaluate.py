@@ -574,9 +574,12 @@ class Formula:
         if image is not None and len(image) >= 4:
             height, width = image[-2:]
         known = {field.name for field in fields(Conditions)}
+        kept = {name: value for name, value in self.conditions.items() if name in known}
+        if values.get("tokens") is not None and "tokens" in kept.get("estimated", {}):
+            kept["estimated"] = {what: how for what, how in kept["estimated"].items() if what != "tokens"}
         return Conditions(
             **{
-                **{name: value for name, value in self.conditions.items() if name in known},
+                **kept,
                 "height": height,
                 "width": width,
                 "num_inference_steps": values["steps"],

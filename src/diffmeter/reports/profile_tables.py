@@ -226,4 +226,8 @@ def completeness(profile: ComputeProfile) -> str:
     if not profile.complete:
         return "no: " + "; ".join(gaps(profile))
     for_what = f", for estimated {' and '.join(profile.conditions.estimated)}" if profile.conditions.estimated else ""
+    if profile.conditions.kind == "formula":
+        versions = profile.conditions.versions
+        derived = ", ".join(f"{name} {versions[name]}" for name in ("diffusers", "transformers") if name in versions)
+        return f"yes{for_what}: from a formula that was proved against dry runs with {derived}"
     return f"yes{for_what}: every call counted, both counters agree"
