@@ -565,7 +565,8 @@ def _run(call: Callable[..., Any], root: torch.nn.Module, arguments: Frozen, ass
         warnings.simplefilter("ignore")
         with no_garbage_collection(), values, _HostValues(values), functions, around:
             try:
-                output = call(*args, **kwargs)
+                with torch.set_grad_enabled(arguments.gradients):
+                    output = call(*args, **kwargs)
             except CountError:
                 raise
             except Exception as error:

@@ -107,11 +107,13 @@ class Frozen:
         tree: nested lists, tuples, dicts and copies of objects, with a :class:`TensorSpec` for each tensor.
         key: the signature, hashable: equal for calls that differ in nothing but tensor values.
         tensors: every tensor spec, in order.
+        gradients: whether the gradient mode was on; a forward may look, so it is part of the signature.
     """
 
     tree: Any
     key: Any
     tensors: list[TensorSpec] = field(default_factory=list)
+    gradients: bool = False
 
     @property
     def unusual(self) -> str | None:
@@ -170,7 +172,8 @@ def freeze(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Frozen:
 
     with unseen():
         tree, key = walk((tuple(args), dict(kwargs)))
-    return Frozen(tree, key, tensors)
+    gradients = torch.is_grad_enabled()
+    return Frozen(tree, (key, gradients), tensors, gradients)
 
 
 def _cpu_generator() -> torch.Generator:
