@@ -12,7 +12,7 @@ from diffmeter.models import catalog
 
 
 def run(*arguments: str) -> tuple[str, str]:
-    result = CliRunner().invoke(build_app(), ["models", *arguments], catch_exceptions=True)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(build_app(), ["models", *arguments], catch_exceptions=True)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout, result.stderr

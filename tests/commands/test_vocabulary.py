@@ -17,11 +17,12 @@ APP = build_app()
 CLICK = typer.main.get_command(APP)
 VERBS = CLICK.commands  # type: ignore[attr-defined]
 #: verbs that write a file of their own form
-WRITE_FILES = ("report", "trace")
+WRITE_FILES = ("report", "trace", "calibrate")
 #: verbs whose own work gives the words another meaning: several values, or a language model
 OTHER_MEANING = {("sweep", "--height"), ("sweep", "--width"), ("sweep", "--steps"), ("sweep", "--batch")}
 OTHER_MEANING |= {(verb, name) for verb in ("llm", "train-cost") for name in ("--steps", "--batch")}
 OTHER_MEANING |= {("predict", "--batch"), ("predict", "--dtype"), ("report", "--output"), ("trace", "--output")}
+OTHER_MEANING |= {("calibrate", "--output"), ("predict", "--gpu")}
 OTHER_MEANING |= {
     ("formula", "--format"),
     ("batch", "--dry-run"),

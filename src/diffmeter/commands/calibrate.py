@@ -12,7 +12,7 @@ import typer
 from ._console import progress
 
 EXAMPLES = [
-    "diffmeter calibrate --output here.json && diffmeter predict sd15 --gpu here.json --dtype float32",
+    "diffmeter calibrate --output here.json",
 ]
 
 

@@ -97,4 +97,5 @@ def _stored_elements(path: Path) -> int | None:
 
 def reason(error: BaseException) -> str:
     """The first sentence of another library's error, without a closing period."""
-    return one_line(error).split(". ", 1)[0].rstrip(".")
+    sentence = one_line(error, limit=100_000).split(". ", 1)[0].rstrip(".")
+    return sentence if len(sentence) <= 300 else f"{sentence[:297]}..."

@@ -32,7 +32,12 @@ def test_random_work(seed) -> None:
     truth = count_real_run(pipe).total
     seed(3)
     profile = observed(pipe)
-    assert profile.complete and profile.matmul_macs == truth
+    if seed is np.random.seed:  # a compiled function of NumPy in a user's forward: what it computes is not seen
+        assert not profile.complete
+        assert "past PyTorch's operators" in profile.uncounted[0]["reason"]
+    else:
+        assert profile.complete
+        assert profile.matmul_macs == truth
 
 
 ARGUMENTS = {

@@ -117,7 +117,7 @@ def test_hooks_that_only_move_tensors_are_trusted() -> None:
 
 
 def test_a_packed_linear_layer_stands_as_a_plain_one() -> None:
-    class Packed(nn.Linear):
+    class Linear4Bit(nn.Linear):
         """Holds two 4-bit weights in a byte."""
 
         def __init__(self) -> None:
@@ -127,7 +127,7 @@ def test_a_packed_linear_layer_stands_as_a_plain_one() -> None:
         def forward(self, x):
             raise RuntimeError("a kernel for one kind of GPU")
 
-    assert twin_of(nn.Sequential(Packed()))(torch.ones(2, 8, device="meta")).shape == (2, 6)
+    assert twin_of(nn.Sequential(Linear4Bit()))(torch.ones(2, 8, device="meta")).shape == (2, 6)
 
 
 def test_cast_weights_have_the_type_they_are_computed_in() -> None:

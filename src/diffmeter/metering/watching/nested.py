@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import UserDict
+from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
+
+#: mappings that hold their values; others, such as accelerate's of offloaded weights, fetch them from a disk
+_MAPPINGS = (dict, UserDict, MappingProxyType)
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """What lists, tuples, sets and mappings hold, however deep; any other value itself."""
+    """What lists, tuples, sets and dictionaries hold, however deep; any other value itself."""
     if isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             yield from leaves(item)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, _MAPPINGS):
         for item in value.values():
             yield from leaves(item)
     else:
