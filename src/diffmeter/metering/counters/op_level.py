@@ -477,6 +477,9 @@ class DispatchMode(TorchDispatchMode):
     While one with a ``tally`` is entered, users' formulas for functions and modules count into it.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         own(cls)  # a call under it is not a call under somebody's mode
