@@ -101,7 +101,8 @@ def test_killing_one_process_loses_nothing_finished(tmp_path: Path, victim: int)
         deadline = time.monotonic() + 120
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
-        holder = lock_path(part).read_text()
+        lock = lock_path(part)
+        holder = lock.with_name(f"{lock.name}-holder").read_text()  # "process 123 on host"
         os.kill(int(holder.split()[1]), signal.SIGKILL)
         _, errors = process.communicate(timeout=120)
     finally:
