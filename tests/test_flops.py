@@ -301,7 +301,19 @@ def test_a_step_with_lora_is_the_step_that_really_runs() -> None:
 
     def experiment(rank: int, training: bool) -> int:
         return flops_for_experiment(
-            1, b, n, h, layers, heads, 1.0, rank, training, num_kv_heads=kv, intermediate_size=inter, vocab_size=vocab
+            1,
+            b,
+            n,
+            h,
+            layers,
+            heads,
+            1.0,
+            rank,
+            training,
+            num_kv_heads=kv,
+            intermediate_size=inter,
+            vocab_size=vocab,
+            exact_lora=True,
         )
 
     # the rotary embedding's own product is no formula here: (2 frequencies x 1) x (1 x tokens), in the forward alone

@@ -292,18 +292,21 @@ def flops_for_experiment(
     tied_embeddings: bool = False,
     final_norm: bool = False,
     loss: bool = False,
+    exact_lora: bool = False,
 ) -> int:
     """FLOPs of ``num_steps`` steps: three forwards each for training (forward + backward), one for inference.
 
     Three times the forward is the usual rule and exact for the products of a full fine-tuning. With LoRA (``r`` above
     0) only the adapters are trained: frozen weights get no gradient, and neither does the input of the first block's
-    query, key and value projections, before which nothing is trained. These products are left out, so that the
-    products are those of the step that really runs; elementwise operations stay at three times the forward.
+    query, key and value projections, before which nothing is trained. With ``exact_lora`` these products are left
+    out, so that the products are those of the step that really runs; elementwise operations stay at three times the
+    forward.
 
     Args:
         num_steps: steps, at least 1.
         training: whether each step has a backward pass.
         loss: add :func:`flops_cross_entropy_loss` to each training forward.
+        exact_lora: leave out the gradients that a step with LoRA does not compute.
 
     The others are those of :func:`flops_qwen_model`.
 
@@ -328,7 +331,7 @@ def flops_for_experiment(
     if training and loss:
         forward += flops_cross_entropy_loss(batch_size, seq_len, vocab_size=vocab_size)
     step = forward * (TRAINING_FACTOR if training else 1)
-    if training and r:
+    if training and r and exact_lora:
         step -= _frozen_gradients(
             _attention_items(batch_size, seq_len, hidden_dim, num_heads, r, num_kv_heads, head_dim),
             _feedforward_items(batch_size, seq_len, hidden_dim, ffn_ratio, intermediate_size),

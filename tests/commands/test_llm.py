@@ -40,7 +40,19 @@ def test_json_of_a_training_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert data["total_flops"] == 10 * data["step_flops"]
     assert 2 * forward.total_flops < data["step_flops"] < 3 * forward.total_flops
     closed = flops_for_experiment(
-        10, 1, 32, 896, 24, 14, 4864 / 896, 8, num_kv_heads=2, vocab_size=151_936, final_norm=True, loss=True
+        10,
+        1,
+        32,
+        896,
+        24,
+        14,
+        4864 / 896,
+        8,
+        num_kv_heads=2,
+        vocab_size=151_936,
+        final_norm=True,
+        loss=True,
+        exact_lora=True,
     )
     assert data["total_flops"] == closed
     assert any(item["operation"] == "LoRA on the projections" for item in data["forward"]["items"])

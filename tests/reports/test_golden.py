@@ -132,6 +132,6 @@ def test_the_table_of_language_models_is_that_of_the_formula() -> None:
     total = flops_for_experiment(
         1, 1, 64, config.hidden_size, config.num_hidden_layers, config.num_attention_heads, 1.0, 0, False,
         num_kv_heads=config.num_key_value_heads, intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size, final_norm=True, loss=True,
+        vocab_size=config.vocab_size, final_norm=True, loss=True, exact_lora=True
     )  # fmt: skip
     assert f"({total:,})" in _llm().to_text()

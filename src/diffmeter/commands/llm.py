@@ -62,7 +62,7 @@ def experiment_flops(config: QwenConfig, breakdown: QwenBreakdown, steps: int, l
         steps, breakdown.batch_size, breakdown.seq_len, config.hidden_size, config.num_hidden_layers,
         config.num_attention_heads, 1.0, lora_rank, training, num_kv_heads=config.num_key_value_heads,
         head_dim=config.head_dim, intermediate_size=config.intermediate_size, vocab_size=config.vocab_size,
-        tied_embeddings=config.tie_word_embeddings, final_norm=True, loss=True,
+        tied_embeddings=config.tie_word_embeddings, final_norm=True, loss=True, exact_lora=True
     )  # fmt: skip
 
 

@@ -52,8 +52,9 @@ def is_engine(value: object) -> bool:
     """Whether something that is no module may compute in a component's place."""
     if value is None or isinstance(value, (nn.Module, type)) or is_pipeline(value) or is_scheduler(value):
         return False
-    module = type(value).__module__
-    if module.partition(".")[0] in _HELPERS and "onnx" not in module and not isinstance(value, _FUNCTIONS):
+    modules = [cls.__module__ for cls in type(value).__mro__[:-1]]  # a user's subclass of a processor is one too
+    is_helper = any(module.partition(".")[0] in _HELPERS for module in modules)
+    if is_helper and not any("onnx" in module for module in modules) and not isinstance(value, _FUNCTIONS):
         return False
     return any(callable(getattr(type(value), name, None)) for name in _ENGINE_METHODS)
 
@@ -91,7 +92,7 @@ def _visit(pipeline: Any, prefix: str, parts: Parts) -> None:
                 parts.components[name if name not in parts.components else f"{prefix}{name}"] = value
         elif is_scheduler(value) and not any(value is known for known in parts.schedulers):
             parts.schedulers.append(value)
-        elif name in listed and is_engine(value):
+        elif name in listed and name != "safety_checker" and is_engine(value):  # it judges images, and makes none
             parts.engines[name if name not in parts.engines else f"{prefix}{name}"] = value
     for name, value in inside.items():  # afterwards: what a combined pipeline lists itself has its names
         if is_pipeline(value):
